@@ -1,0 +1,317 @@
+"""What a trajectory's curve says: dip, rebound, phases, collapse, early stopping, verdicts. Pure.
+
+Accuracies, sparsities and dips are fractions. In every function a NaN value stands for a level that
+was not measured and is left out, as if the curve had no such level; an empty curve has dip 0 and
+rebound 0. All functions take time linear in the curve's length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Verdict = Literal["dips", "clean", "collapsed"]
+Shape = Literal["dip", "rebound"]
+
+TOLERANCE_FLOOR: Final = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelRecord:
+    """One finished level. Accuracies and losses are means over a split; None when there is no split."""
+
+    key: str
+    level: int
+    sparsity: float
+    """Share of prunable weights that are masked, in [0, 1]."""
+    remaining: int
+    """Prunable weights that are left."""
+    prunable: int
+    emptied_layers: tuple[str, ...]
+    """Layers that have lost every weight."""
+    train_accuracy: float
+    """On the labels trained on, noise included, in evaluation mode after the last epoch."""
+    train_loss: float
+    val_accuracy: float | None
+    """On the validation split's clean labels."""
+    val_loss: float | None
+    val_noisy_accuracy: float | None
+    """On the validation split's noisy labels."""
+    val_noisy_loss: float | None
+    test_accuracy: float
+    test_loss: float
+    label_noise: float
+    """Realised share of training labels that differ from the clean ones."""
+    train_size: int
+    val_size: int
+    test_size: int
+    chance: float
+    """Largest class's share of the split that decides."""
+    pflop: float
+    """Cost of this level's training by the paper's convention, in 10^15 operations."""
+    parent: dict[str, str] | None
+    """Key and weights' checksum of the level before, None at level 0."""
+    teacher: str | None
+    """Key of the level distilled from."""
+    weights: str | None
+    """Checksum of the weights written with this record, which names their file."""
+    measured: dict[str, Any]
+    """What the key does not determine: time, device, versions, energy."""
+
+    def deciding_accuracy(self, labels: str = "clean") -> float:
+        """Accuracy that decides: validation on `labels` (clean or noisy), test under the paper's protocol."""
+        if self.val_accuracy is None or self.val_noisy_accuracy is None:
+            return self.test_accuracy
+        return self.val_accuracy if labels == "clean" else self.val_noisy_accuracy
+
+
+Curve = Sequence[LevelRecord]
+
+
+def _measured(values: Sequence[float]) -> list[float]:
+    return [float(value) for value in values if not math.isnan(value)]
+
+
+def lift(values: Sequence[float], chance: float) -> list[float]:
+    """`values` with everything under `chance` raised to it, so that noise in a dead tail makes no dip."""
+    return [value if math.isnan(value) else max(float(value), chance) for value in values]
+
+
+def dip(values: Sequence[float]) -> float:
+    """Depth of the deepest valley: max_j(min(max_{i<j} a_i, max_{k>j} a_k) - a_j), 0 when there is none.
+
+    It never shrinks as the curve grows at its end.
+    """
+    a = _measured(values)
+    right = [-math.inf] * (len(a) + 1)
+    for j in range(len(a) - 1, -1, -1):
+        right[j] = max(right[j + 1], a[j])
+    deepest, left = 0.0, -math.inf
+    for j, value in enumerate(a):
+        deepest = max(deepest, min(left, right[j + 1]) - value)
+        left = max(left, value)
+    return deepest
+
+
+def rebound(values: Sequence[float]) -> float:
+    """Largest rise above an earlier low: max_{i<j}(a_j - a_i), 0 for a non-increasing curve."""
+    largest, low = 0.0, math.inf
+    for value in _measured(values):
+        largest = max(largest, value - low)
+        low = min(low, value)
+    return largest
+
+
+SHAPES: Final = {"dip": dip, "rebound": rebound}
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Level indices of the paper's four phases (Sec. 3), as boundaries that both neighbours share.
+
+    I: [0, fall], as good as dense; II: [fall, valley], the first decrease; III: [valley, peak],
+    the rise; IV: [peak, last], the final drop. Without a dip there is no valley, `valley` is None
+    and `fall` = `peak`: phase I ends where the final drop begins.
+    """
+
+    fall: int
+    valley: int | None
+    peak: int
+    last: int
+
+
+def phases(values: Sequence[float], tolerance: float = 0.0) -> Phases | None:
+    """The four phases of a curve whose dip counts when it exceeds `tolerance`; None for an empty curve.
+
+    The valley is the bottom of the deepest one (ties: the sparser); the fall begins at the last best
+    level left of it and the peak is the last best level right of it.
+    """
+    index = [i for i, value in enumerate(values) if not math.isnan(value)]
+    if not index:
+        return None
+    a = [values[i] for i in index]
+    depth = dip(a)
+    if depth <= tolerance:
+        best = max(range(len(a)), key=lambda i: (a[i], i))
+        return Phases(index[best], None, index[best], index[-1])
+    right = [-math.inf] * (len(a) + 1)
+    for j in range(len(a) - 1, -1, -1):
+        right[j] = max(right[j + 1], a[j])
+    left, valley = -math.inf, 0
+    for j, value in enumerate(a):
+        if min(left, right[j + 1]) - value == depth:
+            valley = j
+        left = max(left, value)
+    fall = max(range(valley), key=lambda i: (a[i], i))
+    peak = max(range(valley + 1, len(a)), key=lambda i: (a[i], i))
+    return Phases(index[fall], index[valley], index[peak], index[-1])
+
+
+def best_level(values: Sequence[float]) -> int | None:
+    """Index of the best value, ties to the sparser (later) level; None when nothing is measured."""
+    index = [i for i, value in enumerate(values) if not math.isnan(value)]
+    return max(index, key=lambda i: (values[i], i)) if index else None
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """Where the practitioner's rule ends and what it finds; both are level indices."""
+
+    ended: int
+    """Last level trained: ended + 1 trainings are paid for."""
+    found: int
+    """Best level up to there, ties to the sparser."""
+    triggered: bool
+    """False when the curve ran out before the rule fired."""
+
+
+def early_stop(values: Sequence[float], patience: int = 3, min_drop: float = 0.02) -> EarlyStop | None:
+    """The practitioner's early stopping on a curve; None for an empty curve.
+
+    It ends at the first level whose last `patience` levels are all more than `min_drop` below the
+    best so far. Raises ValueError for a patience under 1 or a negative drop.
+    """
+    if patience < 1 or not min_drop >= 0:
+        raise ValueError(f"`patience >= 1` and `min_drop >= 0` must hold, but got {patience!r} and {min_drop!r}")
+    found: int | None = None
+    last, below = -1, 0
+    for i, value in enumerate(values):
+        if math.isnan(value):
+            continue
+        last = i
+        if found is None or value >= values[found]:
+            found, below = i, 0
+        # A better level restarts the count; one that is merely close to the best does too.
+        below = below + 1 if values[found] - value > min_drop else 0
+        if below >= patience:
+            return EarlyStop(i, found, True)
+    return None if found is None else EarlyStop(last, found, False)
+
+
+def default_tolerance(size: int) -> float:
+    """Tolerance of a dip: the larger of 2 points and two binomial standard errors at 90 % accuracy.
+
+    `size` is the number of images of the split that decides; 0.6 = 2 sqrt(0.9 * 0.1).
+    """
+    if size < 1:
+        raise ValueError(f"the deciding split needs at least one image, but got {size!r}")
+    return max(TOLERANCE_FLOOR, 0.6 / math.sqrt(size))
+
+
+def collapse_threshold(base_best: float, chance: float) -> float:
+    """A curve whose best is below this has collapsed: halfway between chance and the base lambda's best."""
+    return (chance + base_best) / 2
+
+
+def trial_verdict(depth: float, best: float, tolerance: float, threshold: float) -> Verdict:
+    """Verdict of one trial from its dip, its best deciding accuracy and the collapse threshold.
+
+    A dip beyond the tolerance goes first: it is known as soon as it appears, and never taken back.
+    """
+    if depth > tolerance:
+        return "dips"
+    return "clean" if best >= threshold else "collapsed"
+
+
+def lambda_verdict(verdicts: Sequence[Verdict]) -> Verdict:
+    """Verdict of a lambda from those of its seeds (an odd number).
+
+    Collapsed when more than half of them collapsed; otherwise clean when more than half have a dip
+    within the tolerance. Raises ValueError for an even number of seeds, where a tie could decide.
+    """
+    if len(verdicts) % 2 == 0:
+        raise ValueError(f"a lambda needs an odd number of verdicts, but got {len(verdicts)}")
+    half = len(verdicts) / 2
+    if verdicts.count("collapsed") > half:
+        return "collapsed"
+    return "dips" if verdicts.count("dips") > half else "clean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GiveUp:
+    """The rule that ends a trial whose verdict is known: its own dip exceeds the tolerance.
+
+    Decided inside the trial from its own curve, so independent of timing and of other trials.
+    """
+
+    tolerance: float
+    shape: Shape = "dip"
+    labels: str = "clean"
+
+    def applies(self, curve: Curve) -> bool:
+        """Whether the trial's verdict is known from these levels on."""
+        return shape_of(curve, self.shape, self.labels) > self.tolerance
+
+
+def shape_of(curve: Curve, shape: Shape = "dip", labels: str = "clean") -> float:
+    """Dip or rebound of the accuracies that decide, lifted to chance; 0 for an empty curve."""
+    if not curve:
+        return 0.0
+    return SHAPES[shape](lift([record.deciding_accuracy(labels) for record in curve], curve[0].chance))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A level that somebody would take, and what reaching it cost."""
+
+    level: int
+    sparsity: float
+    accuracy: float
+    """The accuracy that decided."""
+    test_accuracy: float
+    levels: int
+    """Trainings paid for."""
+    pflop: float
+    """Their cost by the paper's convention."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A curve in figures. Dips and rebounds are of accuracies lifted to chance."""
+
+    dip: float
+    rebound: float
+    test_dip: float
+    test_rebound: float
+    levels: int
+    pflop: float
+    best: Point
+    """The best deciding level of all, ties to the sparser; it costs the whole curve."""
+    early_stop: Point
+    """What the practitioner's early stopping finds; it costs the levels up to where the rule ended."""
+    early_stop_triggered: bool
+    """False when the curve ran out first."""
+
+
+def summarise(curve: Curve, *, labels: str = "clean", patience: int = 3, min_drop: float = 0.02) -> Summary:
+    """The figures of a curve of at least one level; raises ValueError for an empty one."""
+    values = [record.deciding_accuracy(labels) for record in curve]
+    best, stop = best_level(values), early_stop(values, patience, min_drop)
+    if best is None or stop is None:
+        raise ValueError(f"a curve needs at least one measured level, but got {len(curve)} levels")
+    test = lift([record.test_accuracy for record in curve], curve[0].chance)
+
+    def point(level: int, ended: int) -> Point:
+        record = curve[level]
+        return Point(
+            level=record.level,
+            sparsity=record.sparsity,
+            accuracy=values[level],
+            test_accuracy=record.test_accuracy,
+            levels=ended + 1,
+            pflop=sum(paid.pflop for paid in curve[: ended + 1]),
+        )
+
+    return Summary(
+        dip=shape_of(curve, "dip", labels),
+        rebound=shape_of(curve, "rebound", labels),
+        test_dip=dip(test),
+        test_rebound=rebound(test),
+        levels=len(curve),
+        pflop=sum(record.pflop for record in curve),
+        best=point(best, len(curve) - 1),
+        early_stop=point(stop.found, stop.ended),
+        early_stop_triggered=stop.triggered,
+    )

@@ -1,0 +1,257 @@
+"""The store: finished levels, trials and memberships, on disk or on an object store.
+
+    levels/ab/<key>.json                    one record a level; the level exists when this does
+    weights/ab/<sha256>.safetensors         weights and masks, named by their checksum
+    trials/<trial_id>@<target>.json         a trial's full spec
+    sweeps/<sweep>/<trial_id>@<target>.json membership of a trial in a sweep
+    damaged/...                             what failed its checksum, set aside
+
+Every file is written once and never replaced: weights first, then the record that names them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from sdd_core.blobs import open_blobs
+from sdd_core.curve import LevelRecord
+from sdd_core.spec import SCHEMA, SpecError, TrialSpec, canonical_json, from_json, last_level, level_keys, to_json
+
+Arrays = dict[str, NDArray[Any]]
+
+_IDENTITY: Final = ("key", "level", "parent", "teacher", "weights", "measured")
+
+
+class Store:
+    """A store at a path or fsspec URL. Opening writes nothing."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._blobs = open_blobs(url)
+        self._records: dict[str, LevelRecord] = {}
+
+    # --- levels ---------------------------------------------------------------------------
+
+    def record(self, key: str) -> LevelRecord | None:
+        """The finished level with this key; None when there is none or its record was damaged (set aside)."""
+        if key not in self._records:
+            form = self._read(_record_name(key))
+            if form is None:
+                return None
+            self._records[key] = _from_form(form)
+        return self._records[key]
+
+    def commit(self, record: LevelRecord, arrays: Arrays) -> tuple[LevelRecord, bool]:
+        """Write a finished level: its weights, then its record. Returns the record that counts.
+
+        When another writer came first that record is the other's; the second value then says whether
+        its weights are `arrays` all the same. `record.weights` is filled in here.
+        """
+        content, checksum = _pack(arrays)
+        self._blobs.create(_weights_name(checksum), content)
+        record = dataclasses.replace(record, weights=checksum)
+        while not self._create(_record_name(record.key), _to_form(record)):
+            winner = self.record(record.key)
+            if winner is None:  # a damaged record was in the way, and has just been set aside
+                continue
+            if winner.weights != checksum:
+                self._blobs.delete(_weights_name(checksum))
+            return winner, winner.weights == checksum
+        self._records[record.key] = record
+        return record, True
+
+    def weights(self, record: LevelRecord) -> Arrays | None:
+        """A level's weights, checked; None when they were not kept or are damaged (set aside)."""
+        if record.weights is None:
+            return None
+        name = _weights_name(record.weights)
+        content = self._blobs.read(name)
+        if content is None:
+            return None
+        if hashlib.sha256(content).hexdigest() == record.weights:
+            try:
+                return safetensors.numpy.load(content)
+            except SafetensorError:
+                pass
+        self._set_aside(name, content)
+        return None
+
+    def has_weights(self, record: LevelRecord) -> bool:
+        """Whether a level's weights were kept, unchecked."""
+        return record.weights is not None and self._blobs.exists(_weights_name(record.weights))
+
+    def restore_weights(self, record: LevelRecord, arrays: Arrays) -> bool:
+        """Keep weights that were made again; False when they are not the record's, bit for bit."""
+        content, checksum = _pack(arrays)
+        if checksum != record.weights:
+            return False
+        self._blobs.create(_weights_name(checksum), content)
+        return True
+
+    def drop_weights(self, record: LevelRecord) -> None:
+        """Delete a level's weights; its record stays, and they can be made again."""
+        if record.weights is not None:
+            self._blobs.delete(_weights_name(record.weights))
+
+    def curve(self, spec: TrialSpec) -> list[LevelRecord]:
+        """The finished levels of a trial from level 0 on, up to its target sparsity; [] when there are none."""
+        found: list[LevelRecord] = []
+        for key in level_keys(spec):
+            record = self.record(key)
+            if record is None:
+                break
+            found.append(record)
+            if is_complete(found, spec):
+                break
+        return found
+
+    # --- trials and sweeps ----------------------------------------------------------------
+
+    def add_trial(self, spec: TrialSpec, sweep: str | None = None) -> None:
+        """Write down that a trial exists, and that it belongs to `sweep`. A repetition changes nothing."""
+        self._create(f"trials/{_trial_name(spec)}.json", {"trial_id": spec.trial_id, "spec": to_json(spec)})
+        if sweep is not None:
+            member = {"sweep": sweep, "trial_id": spec.trial_id, "target_sparsity": spec.target_sparsity}
+            self._create(f"sweeps/{sweep}/{_trial_name(spec)}.json", member)
+
+    def trials(self, sweep: str | None = None) -> list[TrialSpec]:
+        """The trials of a sweep, or all; of targets that differ only the largest, in the order of their ids."""
+        specs: dict[str, TrialSpec] = {}
+        for name in self._blobs.names("trials" if sweep is None else f"sweeps/{sweep}"):
+            form = self._read(f"trials/{name.rsplit('/', 1)[1]}")
+            if form is None:
+                continue
+            try:
+                spec = from_json(form["spec"])
+            except (SpecError, KeyError, TypeError):  # written by a version with other fields
+                continue
+            held = specs.get(spec.trial_id)
+            if held is None or held.target_sparsity < spec.target_sparsity:
+                specs[spec.trial_id] = spec
+        return [specs[trial_id] for trial_id in sorted(specs)]
+
+    def sweeps(self) -> list[str]:
+        """The names of all sweeps."""
+        return sorted({name.split("/")[1] for name in self._blobs.names("sweeps")})
+
+    # --- checks ---------------------------------------------------------------------------
+
+    def fault(self) -> str | None:
+        """Why nothing can be written here, or None; writes and removes a probe."""
+        name = f"probes/{uuid.uuid4().hex}"
+        try:
+            self._blobs.create(name, b"probe")
+            same = self._blobs.read(name) == b"probe"
+            self._blobs.delete(name)
+        except Exception as error:  # any backend's own error is an answer here
+            return f"store {self.url!r}: cannot be written to ({type(error).__name__}: {error})"
+        return None if same else f"store {self.url!r}: does not read back what was written"
+
+    def write_probe(self) -> str:
+        """Leave a probe for other machines to read with `read_probe`; `remove_probe` takes it away."""
+        token = uuid.uuid4().hex
+        self._blobs.create(f"probes/{token}", token.encode())
+        return token
+
+    def read_probe(self, token: str) -> bool:
+        """Whether another machine's probe can be read from here."""
+        return self._blobs.read(f"probes/{token}") == token.encode()
+
+    def remove_probe(self, token: str) -> None:
+        """Take a probe away."""
+        self._blobs.delete(f"probes/{token}")
+
+    # --- files ----------------------------------------------------------------------------
+
+    def _create(self, name: str, form: Mapping[str, Any]) -> bool:
+        sealed = dict(form) | {"checksum": _checksum(form)}
+        return self._blobs.create(name, (json.dumps(sealed, indent=1, sort_keys=True) + "\n").encode())
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        content = self._blobs.read(name)
+        if content is None:
+            return None
+        try:
+            form = json.loads(content)
+            if form.pop("checksum") == _checksum(form):
+                return dict(form)
+        except (ValueError, KeyError, AttributeError, TypeError):
+            pass
+        self._set_aside(name, content)
+        return None
+
+    def _set_aside(self, name: str, content: bytes) -> None:
+        """Move what is damaged out of the way, keeping it for whoever wants to know why."""
+        self._blobs.create(f"damaged/{name}.{time.time_ns()}", content)
+        self._blobs.delete(name)
+
+
+def is_complete(curve: list[LevelRecord], spec: TrialSpec) -> bool:
+    """Whether a curve has run to its end: its target sparsity, or nothing left to prune."""
+    if not curve:
+        return False
+    return curve[-1].level >= last_level(curve[0].prunable, spec.prune_fraction, spec.target_sparsity)
+
+
+def _record_name(key: str) -> str:
+    return f"levels/{key[:2]}/{key}.json"
+
+
+def _weights_name(checksum: str) -> str:
+    return f"weights/{checksum[:2]}/{checksum}.safetensors"
+
+
+def _trial_name(spec: TrialSpec) -> str:
+    return f"{spec.trial_id}@{spec.target_sparsity!r}"
+
+
+def _checksum(form: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(form).encode()).hexdigest()
+
+
+def _pack(arrays: Arrays) -> tuple[bytes, str]:
+    content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def _to_form(record: LevelRecord) -> dict[str, Any]:
+    """A record as JSON: identity, `result` (what the key determines) and `measured` (what it does not)."""
+    form = dataclasses.asdict(record)
+    result = {name: value for name, value in form.items() if name not in _IDENTITY}
+    result = {name: "inf" if value == math.inf else value for name, value in result.items()}  # JSON has no infinity
+    return {"schema": SCHEMA} | {name: form[name] for name in _IDENTITY} | {"result": result}
+
+
+def _from_form(form: Mapping[str, Any]) -> LevelRecord:
+    result: dict[str, Any] = {n: math.inf if value == "inf" else value for n, value in form["result"].items()}
+    result["emptied_layers"] = tuple(result["emptied_layers"])
+    return LevelRecord(**{name: form[name] for name in _IDENTITY}, **result)
+
+
+def determined(record: LevelRecord) -> dict[str, Any]:
+    """What the key determines: everything but `measured`. Equal between two runs of one level on one machine."""
+    form = dataclasses.asdict(record)
+    form.pop("measured")
+    return form
+
+
+def missing_levels(store: Store, spec: TrialSpec) -> Iterator[str]:
+    """The keys of levels that a trial has still to train, without end; the first is the next one."""
+    keys = level_keys(spec)
+    for key in keys:
+        if store.record(key) is None:
+            yield key
+            break
+    yield from keys

@@ -1,0 +1,101 @@
+"""One train(), one evaluate(). They know tensors, a spec and a level; no files and no trackers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdd_core import data, pruning
+from sdd_core.spec import TrialSpec, stream
+
+_EVAL_BATCH: Final = 2048
+
+
+def learning_rate(spec: TrialSpec, epoch: int) -> float:
+    """Learning rate during `epoch` (from 0); every level runs the schedule from its start (paper, Sec. 3)."""
+    if spec.lr_schedule == "cosine":
+        return spec.learning_rate * (1 + math.cos(math.pi * epoch / spec.epochs)) / 2
+    if spec.lr_schedule == "steps":
+        passed = sum(epoch >= round(milestone * spec.epochs) for milestone in spec.lr_milestones)
+        return float(spec.learning_rate * spec.lr_decay**passed)
+    return spec.learning_rate
+
+
+def make_optimizer(spec: TrialSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """A fresh optimiser over all parameters, weight decay on every one of them (biases and norms too)."""
+    parameters = list(model.parameters())
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True
+    )
+
+
+def train(model: nn.Module, masks: pruning.Masks, split: data.Split, spec: TrialSpec, level: int) -> None:
+    """Train `model` in place for the spec's epochs, keeping every removed weight at exactly 0.
+
+    The masks are applied after each step: neither momentum nor weight decay can bring back a weight
+    that enters every forward pass as 0. Batch order and dropout are drawn from `seed`, the level and
+    the epoch, so a level does not depend on what ran before it in this process.
+    """
+    weights = pruning.prunable_weights(model)
+    # A multiplication by 0 and 1 costs less per step than a masked fill; a layer with all weights needs neither.
+    factors = [(w, masks[n].to(w.dtype)) for n, w in weights.items() if not bool(masks[n].all())]
+    optimizer = make_optimizer(spec, model)
+    model.train()
+    with torch.random.fork_rng(devices=_cuda_devices(split)):
+        for epoch in range(spec.epochs):
+            torch.manual_seed(stream("dropout", spec.seed, level, epoch))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(spec, epoch)
+            for inputs, labels in data.epoch_batches(split, spec.batch_size, stream("order", spec.seed, level, epoch)):
+                loss = F.cross_entropy(model(inputs), labels)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                with torch.no_grad():
+                    for weight, factor in factors:
+                        weight.mul_(factor)
+    # A weight that diverged to NaN or infinity survives a multiplication by 0.
+    pruning.apply_masks(weights, masks)
+
+
+def _cuda_devices(split: data.Split) -> list[torch.device]:
+    return [split.images.device] if split.images.device.type == "cuda" else []
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Mean accuracy and cross-entropy over a split."""
+
+    accuracy: float
+    loss: float
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: data.Split, labelings: Mapping[str, Tensor]) -> dict[str, Scores]:
+    """Scores of `model` in evaluation mode on each labelling (N,) of one split, from one forward pass.
+
+    A model that diverged has a loss of inf; its NaN logits count as wrong answers.
+    """
+    model.eval()
+    correct = dict.fromkeys(labelings, 0)
+    loss = dict.fromkeys(labelings, 0.0)
+    for start in range(0, len(split), _EVAL_BATCH):
+        part = slice(start, start + _EVAL_BATCH)
+        logits = model(split.inputs(part)).float()
+        finite = logits.isfinite().all(dim=1)
+        for name, labels in labelings.items():
+            correct[name] += int(((logits.argmax(dim=1) == labels[part]) & finite).sum())
+            loss[name] += float(F.cross_entropy(logits, labels[part], reduction="sum"))
+    size = len(split)
+    return {
+        name: Scores(correct[name] / size, loss[name] / size if math.isfinite(loss[name]) else math.inf)
+        for name in labelings
+    }

@@ -1,0 +1,221 @@
+"""Algorithm 1 of the paper: train, then prune and train again until the target sparsity.
+
+Every level is read from the store when it is there and committed to it when it was trained, so a
+trajectory that is interrupted anywhere goes on from its last finished level.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from sdd_core import cost, data, models, pruning, training
+from sdd_core.curve import GiveUp, LevelRecord, best_level
+from sdd_core.spec import SpecError, TrialSpec, level_key, unsupported
+from sdd_core.store import Arrays, Store, is_complete
+
+Keep = Literal["dense_best_last", "all"]
+KEEP: Final = ("dense_best_last", "all")
+OnLevel = Callable[[LevelRecord, bool], None]
+
+
+@dataclass
+class _State:
+    """The network after a level: weights and masks on the training device."""
+
+    level: int
+    model: nn.Module
+    masks: pruning.Masks
+
+
+def run(
+    spec: TrialSpec,
+    store: Store,
+    *,
+    give_up: GiveUp | None = None,
+    keep: Keep = "dense_best_last",
+    device: str | None = None,
+    threads: int = 1,
+    on_level: OnLevel | None = None,
+) -> list[LevelRecord]:
+    """Run one trial to its target sparsity, or until `give_up` knows its verdict. Returns its curve.
+
+    `on_level(record, trained)` is called after each level, read or trained. `device` is a torch
+    device, by default the first GPU where there is one. `threads` is set for this process: the same
+    spec, versions and thread count give the same bytes on a CPU. `keep` says which levels' weights
+    stay: all, or those of the dense, the best and the last level. Raises `SpecError` for what does not run.
+    """
+    faults = unsupported(spec)
+    if faults:
+        raise SpecError(faults)
+    torch.set_num_threads(threads)
+    # Strong decay drives weights into the denormal range, where a CPU is many times slower.
+    torch.set_flush_denormal(True)
+    runner = _Runner(spec, store, keep, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    return runner.run(give_up, on_level)
+
+
+class _Runner:
+    """One trial in this process. The data and the network are made when a level has to be trained."""
+
+    def __init__(self, spec: TrialSpec, store: Store, keep: Keep, device: torch.device) -> None:
+        self.spec, self.store, self.keep, self.device = spec, store, keep, device
+        self.curve: list[LevelRecord] = []
+        self.state: _State | None = None
+        self._data: data.Data | None = None
+
+    def run(self, give_up: GiveUp | None, on_level: OnLevel | None) -> list[LevelRecord]:
+        while not is_complete(self.curve, self.spec):
+            level = len(self.curve)
+            key = level_key(self.spec, level, self.curve[-1].key if self.curve else None)
+            record = self.store.record(key)
+            trained = record is None
+            if record is None:
+                record = self._train_and_commit(level, key)
+            self.curve.append(record)
+            if trained:
+                self._drop_unneeded_weights()
+            if on_level is not None:
+                on_level(record, trained)
+            if give_up is not None and give_up.applies(self.curve):
+                break
+        return self.curve
+
+    @property
+    def data(self) -> data.Data:
+        if self._data is None:
+            self._data = data.load(self.spec, self.device)
+        return self._data
+
+    def _train_and_commit(self, level: int, key: str) -> LevelRecord:
+        started = time.perf_counter()
+        state = self._train(level)
+        record = self._evaluate(state, key)
+        record.measured["seconds"] = time.perf_counter() - started  # evaluation has waited for the device
+        winner, same_weights = self.store.commit(record, _to_arrays(state))
+        # A writer that came first is the one to go on from.
+        self.state = state if same_weights else None
+        return winner
+
+    def _train(self, level: int) -> _State:
+        """Make the network of a level from that of the level before: prune, then train."""
+        if level == 0:
+            model = models.build(self.spec, self.data.image_shape, self.data.classes).to(self.device)
+            state = _State(0, model, pruning.dense_masks(model))
+        else:
+            state = self._state_after(level - 1)
+            weights = pruning.prunable_weights(state.model)
+            masks = pruning.prune(weights, state.masks, self.spec.prune_fraction, self.spec.criterion)
+            pruning.apply_masks(weights, masks)
+            # The network of the level before is trained on in place: from here on it is this level's.
+            state.level, state.masks = level, masks
+            self.state = None
+        training.train(state.model, state.masks, self.data.train, self.spec, level)
+        return state
+
+    def _state_after(self, level: int) -> _State:
+        """The network after a finished level: from memory, from the store, or made again.
+
+        Weights that were not kept, or are damaged, are trained again from the nearest ancestor that
+        has them. On a CPU that gives the same bytes, which are then kept again until they are replaced.
+        """
+        if self.state is not None and self.state.level == level:
+            return self.state
+        record = self.curve[level]
+        arrays = self.store.weights(record)
+        if arrays is not None:
+            model = models.build(self.spec, self.data.image_shape, self.data.classes).to(self.device)
+            return _from_arrays(arrays, model, level)
+        state = self._train(level)
+        self.store.restore_weights(record, _to_arrays(state))
+        return state
+
+    def _evaluate(self, state: _State, key: str) -> LevelRecord:
+        """The record of a trained level, without its weights' checksum."""
+        splits = self.data
+        train = training.evaluate(state.model, splits.train, {"used": splits.train.labels})["used"]
+        test = training.evaluate(state.model, splits.test, {"clean": splits.test.clean_labels})["clean"]
+        val: dict[str, training.Scores] = {}
+        if splits.val is not None:
+            labelings = {"clean": splits.val.clean_labels, "noisy": splits.val.labels}
+            val = training.evaluate(state.model, splits.val, labelings)
+        left, total = pruning.remaining(state.masks), pruning.prunable(state.masks)
+        parent = self.curve[state.level - 1] if state.level > 0 else None
+        operations = cost.operations_per_image(state.model, splits.image_shape)
+        return LevelRecord(
+            key=key,
+            level=state.level,
+            sparsity=1 - left / total,
+            remaining=left,
+            prunable=total,
+            emptied_layers=pruning.emptied_layers(state.masks),
+            train_accuracy=train.accuracy,
+            train_loss=train.loss,
+            val_accuracy=val["clean"].accuracy if val else None,
+            val_loss=val["clean"].loss if val else None,
+            val_noisy_accuracy=val["noisy"].accuracy if val else None,
+            val_noisy_loss=val["noisy"].loss if val else None,
+            test_accuracy=test.accuracy,
+            test_loss=test.loss,
+            label_noise=splits.train.noise_rate,
+            train_size=len(splits.train),
+            val_size=len(splits.val) if splits.val is not None else 0,
+            test_size=len(splits.test),
+            chance=(splits.val or splits.test).chance,
+            pflop=cost.training_pflop(operations, len(splits.train), self.spec.epochs),
+            parent={"key": parent.key, "weights": str(parent.weights)} if parent is not None else None,
+            teacher=None,
+            weights=None,
+            measured=_circumstances(self.device),
+        )
+
+    def _drop_unneeded_weights(self) -> None:
+        """Keep the weights of the dense, the best and the last level; the level just finished is the last."""
+        if self.keep == "all":
+            return
+        best = best_level([record.deciding_accuracy() for record in self.curve])
+        last = len(self.curve) - 1
+        for record in self.curve[1:last]:
+            if record.level != best and self.store.has_weights(record):
+                self.store.drop_weights(record)
+
+
+def _to_arrays(state: _State) -> Arrays:
+    """A state as named arrays: the model's tensors, and each mask packed eight weights to a byte."""
+    arrays: Arrays = {f"model.{name}": tensor.cpu().numpy() for name, tensor in state.model.state_dict().items()}
+    arrays |= {f"mask.{name}": np.packbits(mask.cpu().numpy()) for name, mask in state.masks.items()}
+    return arrays
+
+
+def _from_arrays(arrays: Arrays, model: nn.Module, level: int) -> _State:
+    model.load_state_dict(
+        {name.removeprefix("model."): torch.from_numpy(a) for name, a in arrays.items() if name.startswith("model.")}
+    )
+    masks = {}
+    for name, weight in pruning.prunable_weights(model).items():
+        bits = np.unpackbits(arrays[f"mask.{name}"], count=weight.numel()).astype(np.bool_)
+        masks[name] = torch.from_numpy(bits).view(weight.shape).to(weight.device)
+    return _State(level, model, masks)
+
+
+def _circumstances(device: torch.device) -> dict[str, Any]:
+    """What a record says beside its result: where, when and with what it was made."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "host": platform.node(),
+        "process": os.getpid(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "finished_at": time.time(),
+        "energy_kwh": None,
+        "energy_reason": "energy is not measured yet",
+    }
