@@ -125,8 +125,9 @@ class ObjectBlobs:
 
 def open_blobs(url: str) -> Blobs:
     """Blobs at a path or an fsspec URL. Raises ValueError for a URL whose protocol cannot be used here."""
-    if "://" not in url:
-        return LocalBlobs(Path(url).expanduser())
+    path = url.removeprefix("file://")
+    if "://" not in path:
+        return LocalBlobs(Path(path).expanduser())
     try:
         return ObjectBlobs(url)
     except (ImportError, ValueError) as error:

@@ -166,3 +166,11 @@ def epoch_batches(split: Split, batch_size: int, seed: int) -> Iterator[tuple[Te
     order = torch.randperm(len(split), generator=generator).to(split.labels.device)
     for chunk in order.split(batch_size * _CHUNK):
         yield from zip(split.inputs(chunk).split(batch_size), split.labels[chunk].split(batch_size), strict=True)
+
+
+def deciding_size(spec: TrialSpec) -> int:
+    """How many images the split that decides has: validation, or test under the paper's protocol."""
+    raw = DATA_SETS[spec.dataset]()
+    if spec.protocol == "paper":
+        return len(raw.test_labels)
+    return sum(round(spec.validation_fraction * int(n)) for n in np.bincount(raw.train_labels))

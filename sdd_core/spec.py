@@ -229,6 +229,7 @@ _RANGES: Final[dict[str, tuple[float, float, bool, bool]]] = {
     "target_sparsity": (0, 1, True, False),
 }
 _MINIMUM: Final = {"epochs": 1, "batch_size": 1, "seed": 0, "data_seed": 0, "rewind_epoch": 0}
+_OPTIONAL: Final = ("data_seed", "rewind_epoch")  # whole numbers that may be None
 
 
 def describe_range(name: str) -> str:
@@ -247,9 +248,12 @@ def value_fault(name: str, value: object) -> str | None:
     """What is wrong with one field's value taken alone, or None."""
     if name in CHOICES and value not in CHOICES[name]:
         close = difflib.get_close_matches(str(value), CHOICES[name], n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        return f"{name} {value!r}: allowed are {', '.join(CHOICES[name])}{hint}"
-    if name in _MINIMUM and value is not None:
+        hint = f"; did you mean {close[0]}?" if close else ""
+        later = [word for word in CHOICES[name] if word not in RUNNABLE.get(name, CHOICES[name])]
+        known = f" (known, but not running yet: {', '.join(later)})" if later else ""
+        allowed = ", ".join(RUNNABLE.get(name, CHOICES[name]))
+        return f"{name} {value!r}: allowed are {allowed}{known}{hint}"
+    if name in _MINIMUM and not (value is None and name in _OPTIONAL):
         whole = isinstance(value, int) and _is_int(value) and value >= _MINIMUM[name]
         return None if whole else f"{name} {value!r}: must be {describe_range(name)}"
     if name in _RANGES:
@@ -280,7 +284,8 @@ def _faults(spec: TrialSpec) -> Iterator[str]:
     elif spec.noisy_labels is not None:
         yield f"noisy_labels {spec.noisy_labels!r}: only with noise_kind human"
     if spec.retraining == "rewind_weights":
-        if spec.rewind_epoch is None or (_is_int(spec.epochs) and spec.rewind_epoch > spec.epochs):
+        whole = _is_int(spec.epochs) and _is_int(spec.rewind_epoch)
+        if spec.rewind_epoch is None or (whole and spec.rewind_epoch > spec.epochs):
             yield f"rewind_epoch {spec.rewind_epoch!r}: must be within 0 and epochs ({spec.epochs})"
     elif spec.rewind_epoch is not None:
         yield f"rewind_epoch {spec.rewind_epoch!r}: only with retraining rewind_weights"
@@ -417,7 +422,8 @@ def prune_count(left: int, fraction: float) -> int:
 def last_level(total: int, fraction: float, target_sparsity: float) -> int:
     """The level that a trajectory ends at: the first at least `target_sparsity` sparse, or the last that prunes."""
     left, level = total, 0
-    while 1 - left / total < target_sparsity and prune_count(left, fraction) > 0:
+    # One rounding only: 1 - 800 / 1000 is less than 0.2, and would go on for a level too many.
+    while (total - left) / total < target_sparsity and prune_count(left, fraction) > 0:
         left -= prune_count(left, fraction)
         level += 1
     return level

@@ -153,7 +153,7 @@ class _Runner:
         return LevelRecord(
             key=key,
             level=state.level,
-            sparsity=1 - left / total,
+            sparsity=(total - left) / total,
             remaining=left,
             prunable=total,
             emptied_layers=pruning.emptied_layers(state.masks),

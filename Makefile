@@ -1,0 +1,34 @@
+# From a bare checkout with only python3:
+#   make demo   the main job on the embedded default: digits, LeNet-300-100, half of the labels noisy
+#   make test   lint, types and the test suite
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test lint test-all ui clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	@echo "installing into .venv (torch is large: about 5 minutes the first time)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python sweeps/lambda_opt.py --json results/lambda_opt.json
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy sdd_core sweeps cluster analysis
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/pytest
+
+ui: $(STAMP)
+	$(BIN)/python -m mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,102 @@
+"""One whole trajectory in this process, without Ray, Optuna or MLflow: `python -m sdd_core`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from sdd_core import curve
+from sdd_core.cli import Parser, add_spec_flags, parse_value, read_spec
+from sdd_core.curve import LevelRecord
+from sdd_core.store import Store
+
+DESCRIPTION = """\
+Run one pruning trajectory (Algorithm 1) in this process and print a line a level.
+
+Levels go into the store, where a sweep over the same setting finds them; levels that are there
+already are read, not trained, so the same command goes on where it was interrupted.
+"""
+EXAMPLES = """\
+examples:
+  python -m sdd_core                                the embedded default: digits, half the labels noisy
+  python -m sdd_core --weight-decay 0.0178          the same with a stronger L2 penalty
+  python -m sdd_core --epochs 5 --target-sparsity 0.9 --store /tmp/try
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = Parser(prog="python -m sdd_core", description=DESCRIPTION, epilog=EXAMPLES)
+    add_spec_flags(parser)
+    group = parser.add_argument_group("run")
+    group.add_argument("--store", metavar="PLACE", default="./store", help="folder or URL of the store [./store]")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... [a GPU where there is one]")
+    group.add_argument("--threads", metavar="N", default="1", help="CPU threads [1]")
+    group.add_argument("--keep-weights", metavar="WHICH", default="dense_best_last", help="dense_best_last or all")
+    options, faults = parser.parse_collecting(arguments)
+    spec, spec_faults = read_spec(options)
+    threads, fault = parse_value("threads", options.threads, "int")
+    faults += spec_faults + [f for f in [fault] if f]
+    if threads is not None and threads < 1:
+        faults.append(f"threads {threads}: must be a whole number from 1")
+    if options.keep_weights not in ("dense_best_last", "all"):
+        faults.append(f"keep_weights {options.keep_weights!r}: allowed are dense_best_last, all")
+    faults += _device_faults(options.device)
+    try:
+        store = Store(options.store)
+        fault = store.fault()
+    except ValueError as error:
+        store, fault = None, str(error)
+    if faults or fault or store is None:
+        parser.refuse([*faults, *([fault] if fault else [])])
+
+    from sdd_core import trajectory
+
+    store.add_trial(spec)
+    print(f"trial {spec.trial_id}  λ={spec.weight_decay:g}  ε={spec.label_noise:g}  seed={spec.seed}  {store.url}")
+    print("level  sparsity  train  val    test   loss    seconds")
+    try:
+        records = trajectory.run(
+            spec,
+            store,
+            keep=options.keep_weights,
+            device=options.device,
+            threads=threads,
+            on_level=_print_level,
+        )
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {len(store.curve(spec))} levels are kept, the same command goes on from there")
+        return 130
+    figures = curve.summarise(records)
+    print(
+        f"{figures.levels} levels, dip {100 * figures.dip:.1f} points, best {spec.decided_on} accuracy "
+        f"{100 * figures.best.accuracy:.1f} % at sparsity {100 * figures.best.sparsity:.2f} % "
+        f"(test {100 * figures.best.test_accuracy:.1f} %), {figures.pflop:.3g} PFLOP"
+    )
+    return 0
+
+
+def _device_faults(device: str | None) -> list[str]:
+    if device is None:
+        return []
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        return [f"device {device!r}: {str(error).splitlines()[0]}"]
+    return []
+
+
+def _print_level(record: LevelRecord, trained: bool) -> None:
+    val = "-" if record.val_accuracy is None else f"{record.val_accuracy:.3f}"
+    seconds = f"{record.measured['seconds']:7.2f}" if trained else "from store"
+    print(
+        f"{record.level:5d}  {record.sparsity:8.4f}  {record.train_accuracy:.3f}  {val:5s}  "
+        f"{record.test_accuracy:.3f}  {record.train_loss:6.3f}  {seconds}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

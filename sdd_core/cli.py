@@ -1,0 +1,184 @@
+"""Flags that carry the fields' names: raw text in, a spec or every fault at once out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, NoReturn
+
+from sdd_core import recipes
+from sdd_core.spec import CHOICES, RUNNABLE, SpecError, TrialSpec, describe_range, unsupported, value_fault
+
+_GROUPS: Final[dict[str, tuple[str, ...]]] = {
+    "setting": ("label_noise", "noise_kind", "noisy_labels", "model_options"),
+    "recipe": (
+        *("validation_fraction", "protocol", "augmentation", "optimizer", "learning_rate", "momentum"),
+        *("lr_schedule", "lr_milestones", "lr_decay", "epochs", "batch_size", "precision", "criterion"),
+        *("prune_fraction", "retraining", "rewind_epoch"),
+    ),
+    "trial": ("weight_decay", "seed", "data_seed", "target_sparsity"),
+}
+
+
+def _whole(text: str) -> int:
+    return int(text)
+
+
+def _option(text: str) -> tuple[str, int | float | str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(text)
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+# How a field's text becomes a value, by the field's annotation; and what to call such a value.
+_PARSERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
+    "str": (str, "a word"),
+    "str | None": (str, "a word"),
+    "int": (_whole, "a whole number"),
+    "int | None": (_whole, "a whole number"),
+    "float": (float, "a number"),
+    "tuple[float, ...]": (float, "numbers"),
+    "tuple[tuple[str, int | float | str], ...]": (_option, "NAME=VALUE"),
+}
+_FIELDS: Final = {field.name: field for field in dataclasses.fields(TrialSpec)}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose user errors are one message without a usage dump, exit status 2."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.refuse([message])
+
+    def refuse(self, faults: Sequence[str]) -> NoReturn:
+        """Say everything that is wrong, in one message, and exit with status 2."""
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        lines = "".join(f"  - {fault}\n" for fault in faults)
+        sys.stderr.write(f"{self.prog}: {count}, nothing was run\n{lines}Try {self.prog} --help.\n")
+        raise SystemExit(2)
+
+    def parse_collecting(self, arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+        """The known flags, and one fault for each unknown one, with the flag it may have meant."""
+        namespace, unknown = self.parse_known_args(arguments)
+        known = [flag for action in self._actions for flag in action.option_strings]
+        faults = []
+        for word in unknown:
+            close = difflib.get_close_matches(word.split("=")[0], known, n=1) if word.startswith("-") else []
+            faults.append(f"{word}: unknown flag" + (f" (did you mean {close[0]}?)" if close else ""))
+        return namespace, faults
+
+
+_HELP: Final = {
+    "label_noise": "share of training labels flipped to another class (epsilon)",
+    "noise_kind": "how their new classes are drawn",
+    "noisy_labels": "human label set, with noise_kind human",
+    "model_options": "the model's size, for example hidden1=100 hidden2=30",
+    "validation_fraction": "share of training images held out for decisions",
+    "protocol": "validation decides on held-out images; paper trains on all and decides on test",
+    "augmentation": "image augmentation",
+    "optimizer": "optimiser, fresh at each level",
+    "learning_rate": "initial learning rate",
+    "momentum": "of SGD",
+    "lr_schedule": "restarted at each level",
+    "lr_milestones": "where steps decays, as rising fractions of the epochs, for example 0.5 0.75",
+    "lr_decay": "factor at each milestone",
+    "epochs": "epochs a level",
+    "batch_size": "images a step",
+    "precision": "arithmetic of the training step",
+    "criterion": "which weights are pruned",
+    "prune_fraction": "share of the remaining weights pruned at each level (zeta_iter)",
+    "retraining": "what follows a pruning; rewind_lr keeps the weights and restarts the schedule",
+    "rewind_epoch": "epoch to rewind to, with retraining rewind_weights",
+    "weight_decay": "L2 penalty (lambda)",
+    "seed": "draws weights, batch order, augmentation, dropout",
+    "data_seed": "draws validation split and label noise; the trial's seed when not given",
+    "target_sparsity": "the trajectory ends at the first level at least this sparse (zeta_end)",
+}
+
+
+def _help(name: str) -> str:
+    """What a field is, what it allows (what runs today) and the embedded default."""
+    allowed = describe_range(name)
+    if name in CHOICES:
+        allowed = "one of " + ", ".join(RUNNABLE.get(name, CHOICES[name]))
+    default = getattr(recipes.digits_lenet(), name)
+    shown = " ".join(map(str, default)) if name == "lr_milestones" else default
+    ends = "" if shown is None or name in ("model_options", "data_seed", "seed") else f" [{shown}]"
+    return f"{_HELP[name]}{', ' + allowed if allowed else ''}{ends}"
+
+
+def add_spec_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
+    """Add a flag for every field of a trial but those left out; no value means the recipe's."""
+    group = parser.add_argument_group("setting", "What is trained. Together the two names pick a recipe.")
+    for name, default in (("dataset", "digits"), ("model", "lenet")):
+        group.add_argument(
+            f"--{name}", metavar="NAME", default=default, help=f"one of {', '.join(RUNNABLE[name])} [{default}]"
+        )
+    for title, names in _GROUPS.items():
+        if title != "setting":
+            about = "How each level is trained and pruned." if title == "recipe" else "One trial of the setting."
+            group = parser.add_argument_group(title, about + " What is not given is the recipe's; in [] digits'.")
+        for name in names:
+            if name not in leave_out:
+                _add_flag(group, name)
+
+
+def _add_flag(group: Any, name: str) -> None:
+    many = str(_FIELDS[name].type).startswith("tuple")
+    metavar = "NAME=VALUE" if name == "model_options" else "X" if describe_range(name) or many else "NAME"
+    group.add_argument(
+        f"--{name.replace('_', '-')}", metavar=metavar, nargs="+" if many else None, help=_help(name)
+    )
+
+
+def parse_value(name: str, text: str, kind: str) -> tuple[Any, str | None]:
+    """A value of the annotated kind from its text, and a fault (with None as value) when it is not one."""
+    parse, called = _PARSERS[kind]
+    try:
+        return parse(text), None
+    except ValueError:
+        return None, f"{name} {text!r}: must be {called}"
+
+
+def read_spec(namespace: argparse.Namespace) -> tuple[TrialSpec, list[str]]:
+    """The spec that the flags describe and every fault in them.
+
+    With faults, the spec is the nearest one without: callers go on checking, then refuse.
+    """
+    faults, changes = [], {}
+    recipe = recipes.for_setting(namespace.dataset, namespace.model)
+    if recipe is None:
+        named = [value_fault("dataset", namespace.dataset), value_fault("model", namespace.model)]
+        faults += [fault for fault in named if fault] or [
+            f"dataset {namespace.dataset!r} with model {namespace.model!r}: does not run yet; what runs: "
+            + ", ".join(f"{dataset} with {model}" for dataset, model in recipes.RECIPES)
+        ]
+        recipe = TrialSpec()
+    for name in (name for names in _GROUPS.values() for name in names):
+        text = getattr(namespace, name, None)
+        if text is None:
+            continue
+        many = isinstance(text, list)
+        parsed = [parse_value(name, item, str(_FIELDS[name].type)) for item in (text if many else [text])]
+        bad = [fault for _, fault in parsed if fault]
+        faults += bad
+        if not bad:
+            changes[name] = tuple(value for value, _ in parsed) if many else parsed[0][0]
+    if "seed" in changes and "data_seed" not in changes:
+        changes["data_seed"] = None
+    try:
+        spec = recipe.replace(**changes)
+    except SpecError as error:
+        return recipe, faults + list(error.faults)
+    return spec, faults + unsupported(spec)

@@ -1,0 +1,57 @@
+"""What the driver and its sources of trials say to each other, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sdd_core.curve import GiveUp
+from sdd_core.spec import TrialSpec
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trial to run, and the rule that may end it before its target sparsity."""
+
+    spec: TrialSpec
+    give_up: GiveUp | None
+
+
+class Source(Protocol):
+    """Whoever knows which trials a sweep needs."""
+
+    def plan(self) -> list[Task]:
+        """The unfinished trials to run now, decided from the store; [] when the sweep is over."""
+
+    def lambdas_left(self) -> int:
+        """A guess at how many more lambdas will be asked after those of the plan."""
+
+
+class Listener(Protocol):
+    """Who follows a sweep as it runs. Called in the driver's process; must return at once."""
+
+    def planned(self, tasks: Sequence[Task], lambdas_left: int) -> None:
+        """These trials have to run now."""
+
+    def started(self, task: Task) -> None:
+        """A worker has taken a trial."""
+
+    def level_finished(self, task: Task, metrics: dict[str, float], trained: bool) -> None:
+        """A level was read or trained; `metrics` holds level, levels, sparsity and accuracy."""
+
+    def ended(self, task: Task) -> None:
+        """A trial has come to its end, or was given up."""
+
+    def failed(self, task: Task, reason: str) -> None:
+        """A trial failed for good."""
+
+
+@dataclass
+class Outcome:
+    """How a sweep ended."""
+
+    interrupted: bool = False
+    failures: dict[str, str] = field(default_factory=dict)
+    """trial_id -> the last lines of what went wrong."""
+    levels_trained: int = 0
