@@ -82,12 +82,16 @@ def _examine(
 ) -> Ask | Answer | None:
     """The next step for the smallest clean point that is left; None when a dip right above it rejects it."""
     below = max((p for p in tried if p < point), default=None)
-    if below is not None and below < point - 1:
-        return Ask(_section(below, point, width))
     above = min((p for p in tried if p > point), default=size)
     end = above == size or verdicts[above] == "collapsed"  # past here the range, or its usable part, is over
-    if above > point + 1 and (end or verdicts[above] == "dips"):
-        return Ask(((point + above) // 2,))
+    unproven = above > point + 1 and (end or verdicts[above] == "dips")
+    confirm = ((point + above) // 2,) if unproven else ()
+    if below is not None and below < point - 1:
+        narrow = _section(below, point, width)
+        # Room that the narrowing leaves in the wave goes to what will be asked next unless the candidate moves.
+        return Ask(narrow + confirm if len(narrow) < width else narrow)
+    if confirm:
+        return Ask(confirm)
     if not end and verdicts[above] == "dips":
         return None
     dips = max((p for p in tried if p < point and verdicts[p] == "dips"), default=None)

@@ -1,0 +1,1 @@
+"""What the finished levels say: frames, trade-offs and plots. Never imports torch or ray."""

@@ -1,0 +1,55 @@
+"""Levels that were never trained: records with given accuracies, for tests of what reads a store."""
+
+from sdd_core.curve import LevelRecord
+from sdd_core.spec import level_keys
+from sdd_core.store import is_complete
+
+PRUNABLE = 1000
+
+
+def fake_record(spec, level, accuracy, *, key=None, test=None):
+    """A level record of a network of 1,000 weights; deciding, noisy and test accuracy are equal unless given."""
+    remaining = PRUNABLE
+    for _ in range(level):
+        remaining -= round(spec.prune_fraction * remaining)
+    return LevelRecord(
+        key=key or f"{level:064x}",
+        level=level,
+        sparsity=1 - remaining / PRUNABLE,
+        remaining=remaining,
+        prunable=PRUNABLE,
+        emptied_layers=(),
+        train_accuracy=accuracy,
+        train_loss=1.0,
+        val_accuracy=None if spec.protocol == "paper" else accuracy,
+        val_loss=None if spec.protocol == "paper" else 1.0,
+        val_noisy_accuracy=None if spec.protocol == "paper" else accuracy,
+        val_noisy_loss=None if spec.protocol == "paper" else 1.0,
+        test_accuracy=accuracy if test is None else test,
+        test_loss=1.0,
+        label_noise=spec.label_noise,
+        train_size=1000,
+        val_size=0 if spec.protocol == "paper" else 287,
+        test_size=300,
+        chance=0.1,
+        pflop=0.001,
+        parent=None,
+        teacher=None,
+        weights=None,
+        measured={"seconds": 0.1, "finished_at": 1.0},
+    )
+
+
+def fake_levels(store, spec, accuracies, *, give_up=None):
+    """Commit a trial's missing levels with these accuracies, as a worker would; returns how many were made."""
+    made = 0
+    curve = []
+    for level, (key, accuracy) in enumerate(zip(level_keys(spec), accuracies, strict=False)):
+        record = store.record(key)
+        if record is None:
+            record, _ = store.commit(fake_record(spec, level, accuracy, key=key), {})
+            made += 1
+        curve.append(record)
+        if is_complete(curve, spec) or (give_up is not None and give_up.applies(curve)):
+            break
+    return made

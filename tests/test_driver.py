@@ -1,0 +1,142 @@
+"""The driver on a real local Ray: retries, shared levels, failures that hold nothing back."""
+
+import itertools
+import os
+import signal
+import threading
+
+import pytest
+
+from sdd_core import recipes
+from sdd_core.spec import level_keys
+from sdd_core.store import Store, determined, is_complete
+from sweeps.driver_types import Task
+
+TINY = recipes.digits_lenet().replace(
+    epochs=1, model_options=(("hidden1", 32), ("hidden2", 16)), target_sparsity=0.5
+)  # curves of 5 levels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    ray = pytest.importorskip("ray")
+    from cluster import connect
+
+    connect.start_local(2)
+    yield
+    ray.shutdown()
+
+
+class Fixed:
+    """A source that wants some trials run to their end."""
+
+    def __init__(self, store, specs):
+        self.store, self.specs = store, specs
+
+    def plan(self):
+        return [Task(spec, None) for spec in self.specs if not is_complete(self.store.curve(spec), spec)]
+
+    def lambdas_left(self):
+        return 0
+
+
+class Diary:
+    """A listener that writes down what it is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def planned(self, tasks, lambdas_left):
+        self.lines.append(("planned", len(tasks)))
+
+    def started(self, task):
+        self.lines.append(("started", task.spec.trial_id))
+
+    def level_finished(self, task, metrics, trained):
+        self.lines.append(("level", task.spec.trial_id, int(metrics["level"]), trained))
+
+    def ended(self, task):
+        self.lines.append(("ended", task.spec.trial_id))
+
+    def failed(self, task, reason):
+        self.lines.append(("failed", task.spec.trial_id))
+
+
+def drive(store, specs, listener=None, width=2):
+    from sweeps import driver
+
+    return driver.run(
+        Fixed(store, specs),
+        store,
+        resources=driver.Resources(cpus=1, gpus=0, width=width, threads=1),
+        keep="dense_best_last",
+        listeners=[listener or Diary()],
+    )
+
+
+def test_trials_run_to_their_end_and_a_second_run_has_nothing_to_do(tmp_path):
+    store, diary = Store(str(tmp_path / "store")), Diary()
+    specs = [TINY.replace(weight_decay=value) for value in (1e-4, 1e-2, 0.0)]
+    outcome = drive(store, specs, diary)
+    assert (outcome.failures, outcome.interrupted, outcome.levels_trained) == ({}, False, 15)
+    assert [len(store.curve(spec)) for spec in specs] == [5, 5, 5]
+    levels = [line for line in diary.lines if line[0] == "level"]
+    assert sorted(levels) == sorted(("level", s.trial_id, k, True) for s in specs for k in range(5))
+    assert Fixed(Store(store.url), specs).plan() == []
+
+
+def test_a_level_that_two_trials_share_is_trained_once(tmp_path):
+    """Trials that prune at another pace share the dense level; one that prunes further shares them all."""
+    store, diary = Store(str(tmp_path / "store")), Diary()
+    specs = [TINY, TINY.replace(prune_fraction=0.4), TINY.replace(target_sparsity=0.7)]
+    assert specs[0].trial_id == specs[2].trial_id
+    outcome = drive(store, specs, diary, width=3)
+    assert [len(store.curve(spec)) for spec in specs] == [5, 3, 7]
+    keys = {key for spec, n in zip(specs, (5, 3, 7), strict=True) for key in itertools.islice(level_keys(spec), n)}
+    assert outcome.levels_trained == len(keys) == 9
+    assert len(list((tmp_path / "store" / "levels").rglob("*.json"))) == len(keys)
+
+
+def test_a_failing_trial_is_named_and_the_others_go_on(tmp_path):
+    store, diary = Store(str(tmp_path / "store")), Diary()
+    bad = TINY.replace(dataset="cifar100")  # known, but refused by the worker
+    outcome = drive(store, [bad, TINY], diary)
+    assert is_complete(store.curve(TINY), TINY)
+    assert list(outcome.failures) == [bad.trial_id]
+    assert "cifar100" in outcome.failures[bad.trial_id]
+    assert ("failed", bad.trial_id) in diary.lines
+
+
+def test_a_killed_worker_is_replaced_and_the_curve_is_the_undisturbed_one(tmp_path):
+    """The first worker kills itself after level 1, as the memory killer would."""
+    spec = TINY.replace(epochs=3, target_sparsity=0.8)
+    store, calm = Store(str(tmp_path / "store")), Store(str(tmp_path / "calm"))
+    killed = threading.Event()
+
+    class Killer(Diary):
+        def level_finished(self, task, metrics, trained):
+            super().level_finished(task, metrics, trained)
+            if metrics["level"] == 1 and not killed.is_set():
+                killed.set()
+                os.kill(Store(store.url).curve(task.spec)[-1].measured["process"], signal.SIGKILL)
+
+    outcome = drive(store, [spec], Killer())
+    assert killed.is_set()
+    assert outcome.failures == {}
+    drive(calm, [spec])
+    assert [determined(r) for r in store.curve(spec)] == [determined(r) for r in calm.curve(spec)]
+
+
+def test_an_interrupt_ends_the_sweep_and_keeps_what_is_finished(tmp_path):
+    store = Store(str(tmp_path / "store"))
+    specs = [TINY.replace(weight_decay=value, target_sparsity=0.998) for value in (1e-4, 1e-3, 1e-2)]
+
+    class Impatient(Diary):
+        def level_finished(self, task, metrics, trained):
+            if metrics["level"] == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    outcome = drive(store, specs, Impatient())
+    assert outcome.interrupted
+    assert 3 <= len(list((tmp_path / "store" / "levels").rglob("*.json"))) < 87
+    assert Fixed(store, specs).plan()

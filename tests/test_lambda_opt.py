@@ -1,0 +1,226 @@
+"""The command as its users run it: bad input, the whole search in miniature, kills, Ctrl-C, JSON, MLflow."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sdd_core.store import Store, determined
+from sweeps import lambda_opt
+
+ROOT = Path(__file__).resolve().parent.parent
+# The default search in miniature: one seed, a coarse grid, few epochs, a small network, 12 levels.
+MINI = [
+    *("--epochs", "8", "--target-sparsity", "0.9", "--model-options", "hidden1=100", "hidden2=30"),
+    *("--seeds", "1", "--points-per-decade", "1", "--tolerance", "0.05"),
+]
+
+
+def command(folder, *arguments):
+    script = str(ROOT / "sweeps" / "lambda_opt.py")
+    return [sys.executable, script, *MINI, "--json", str(folder / "answer.json"), *arguments]
+
+
+def environment():
+    return {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"COLUMNS": "100"}
+
+
+def run(folder, *arguments, timeout=240):
+    return subprocess.run(
+        command(folder, *arguments),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def levels_in(folder):
+    return len(list((folder / "store" / "levels").rglob("*.json")))
+
+
+def all_curves(folder):
+    store = Store(str(folder / "store"))
+    return {spec.trial_id: [determined(record) for record in store.curve(spec)] for spec in store.trials()}
+
+
+# --- bad input ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "faults"),
+    [
+        (["--weight-decay-range", "0.1", "0.001"], ["weight_decay_range 0.1 0.001: must be two numbers"]),
+        (["--weight-decay-range", "0.1", "zebra"], ["weight_decay_range 'zebra': must be a number"]),
+        (["--label-noise", "1.5"], ["label_noise 1.5: must be in [0, 1]"]),
+        (["--label-noise", "nan"], ["label_noise nan: must be a finite number in [0, 1]"]),
+        (["--dataset", "imagenet"], ["dataset 'imagenet': allowed are digits"]),
+        (["--dataset", "cifar10", "--model", "resnet18"], ["does not run yet; what runs: digits with lenet"]),
+        (["--store", "/dev/null/store"], ["store '/dev/null/store': cannot be written to"]),
+        (["--store", "nowhere://x"], ["store 'nowhere://x'"]),
+        (["--seeds", "2"], ["seeds 2: must be an odd number"]),
+        (["--seeds", "1", "2", "2"], ["seeds 1 2 2: must be an odd number of different seeds"]),
+        (["--seeds", "0"], ["seeds 0: must be an odd number"]),
+        (["--epochs", "0"], ["epochs 0: must be a whole number from 1"]),
+        (["--epoch", "3"], ["--epoch: unknown flag (did you mean --epochs?)"]),
+        (["--tolerance", "-1"], ["tolerance -1.0: must be a number from 0"]),
+        (["--shape", "hump"], ["shape 'hump': allowed are dip, rebound"]),
+        (["--patience", "0", "--min-drop", "-1"], ["patience 0", "min_drop -1.0"]),
+        (["--criterion", "gradient"], ["criterion 'gradient': does not run yet; what runs: global_magnitude"]),
+        (["--json", "/nowhere/a.json"], ["json '/nowhere/a.json': there is no folder"]),
+        (["--cluster", "/nowhere.yaml"], ["/nowhere.yaml"]),
+        (["--sweep", "a/b"], ["sweep 'a/b'"]),
+        (["--workers", "0"], ["workers 0: must be a whole number from 1"]),
+        (
+            ["--label-noise", "2", "--weight-decay-range", "1", "0", "--dataset", "x", "--store", "/dev/null/s"],
+            ["4 faults", "label_noise 2.0", "weight_decay_range 1 0", "dataset 'x'", "store '/dev/null/s'"],
+        ),
+    ],
+)
+def test_bad_input_is_one_message_with_every_fault(arguments, faults, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        lambda_opt.main(arguments)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert all(fault in said for fault in faults), said
+    assert "Traceback" not in said
+    assert not (tmp_path / "store" / "levels").exists()
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stop:
+        lambda_opt.main(["--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    for word in ("--label-noise", "--weight-decay-range", "--store", "examples:", "resume", "exit status"):
+        assert word in said
+
+
+# --- the whole search, in miniature -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def test_the_answer(undisturbed):
+    folder, said = undisturbed
+    form = json.loads((folder / "answer.json").read_text())
+    assert form["schema"] == 1
+    (setting,) = form["settings"]
+    assert setting["reason"] in ("found", "no_dip_at_base", "none_dip_free", "all_collapsed")
+    assert (setting["shape"], setting["decided_on"], setting["tolerance"]) == ("dip", "validation", 0.05)
+    known = {trial["weight_decay"] for trial in setting["trials"]}
+    assert setting["lambda_opt"] is None or setting["lambda_opt"] in known
+    assert setting["bracket"][1] == setting["lambda_opt"]
+    assert setting["test_dip"]["base"] >= 0
+    store = Store(str(folder / "store"))
+    for trial in setting["trials"]:
+        (spec,) = [spec for spec in store.trials(setting["sweep"]) if spec.trial_id == trial["trial_id"]]
+        levels = store.curve(spec)
+        best = max(levels, key=lambda r: (r.val_accuracy, r.level))
+        assert trial["levels"] == len(levels)
+        assert trial["stopped_early"] == (len(levels) < 12)
+        assert trial["best_val_accuracy"] == best.val_accuracy
+        assert trial["test_accuracy_at_best"] == best.test_accuracy
+        assert trial["sparsity_at_best"] == best.sparsity
+        assert trial["pflop"] == pytest.approx(sum(r.pflop for r in levels))
+        assert (trial["dip"] > 0.05) == (trial["verdict"] == "dips")
+    assert "λ_opt" in said
+    assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in said
+    (picture,) = (folder / "results").glob("*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture.relative_to(folder)) in said
+
+
+def test_mlflow_holds_the_sweep_and_its_trials(undisturbed):
+    from mlflow.tracking import MlflowClient
+
+    folder, _ = undisturbed
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+    (parent,) = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    store = Store(str(folder / "store"))
+    specs = {spec.trial_id: spec for spec in store.trials()}
+    assert len(children) == len(specs)
+    for child in children:
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        levels = store.curve(specs[child.data.tags["sdd.trial_id"]])
+        history = client.get_metric_history(child.info.run_id, "val_accuracy")
+        assert [(m.step, m.value) for m in history] == [(r.level, r.val_accuracy) for r in levels]
+    assert [a.path for a in client.list_artifacts(parent.info.run_id)]
+
+
+def test_the_same_command_again_trains_nothing(undisturbed):
+    folder, _ = undisturbed
+    before, answer = levels_in(folder), (folder / "answer.json").read_text()
+    began = time.monotonic()
+    done = run(folder)
+    assert done.returncode == 0
+    assert "0 levels trained now" in done.stdout
+    assert time.monotonic() - began < 30  # what the README promises; it takes about 10 s
+    assert levels_in(folder) == before
+    assert (folder / "answer.json").read_text() == answer
+
+
+def kill(driver, everything):
+    """SIGKILL to the driver, or to it and every process it has started."""
+    victims = [psutil.Process(driver.pid), *(psutil.Process(driver.pid).children(recursive=True) if everything else [])]
+    for victim in victims:
+        try:
+            victim.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            pass
+    driver.wait()
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["driver alone", "driver and workers"])
+def test_killed_at_random_points_and_run_again(undisturbed, tmp_path, everything):
+    """Three kills, each after a random number of new levels and a random moment; then left to finish."""
+    rng = random.Random(f"{everything}")
+    for _ in range(3):
+        target = levels_in(tmp_path) + rng.randint(1, 12)
+        with subprocess.Popen(
+            command(tmp_path), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as driver:
+            while driver.poll() is None and levels_in(tmp_path) < target:
+                time.sleep(0.01)
+            time.sleep(rng.random() / 5)
+            if driver.poll() is None:
+                kill(driver, everything)
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder, _ = undisturbed
+    assert all_curves(tmp_path) == all_curves(folder)
+    assert (tmp_path / "answer.json").read_text() == (folder / "answer.json").read_text()
+
+
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path):
+    with subprocess.Popen(
+        command(tmp_path), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as driver:
+        while driver.poll() is None and levels_in(tmp_path) < 3:
+            time.sleep(0.01)
+        driver.send_signal(signal.SIGINT)
+        said, _ = driver.communicate(timeout=90)
+    assert driver.returncode == 130, said
+    assert "finished levels are kept in" in said
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "answer.json").exists()
