@@ -70,7 +70,7 @@ class Split:
     @property
     def noise_rate(self) -> float:
         """Share of labels that differ from the clean ones."""
-        return float((self.labels != self.clean_labels).float().mean())
+        return int((self.labels != self.clean_labels).sum()) / len(self)
 
 
 @dataclass(frozen=True)

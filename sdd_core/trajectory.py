@@ -60,7 +60,10 @@ def run(
     # Strong decay drives weights into the denormal range, where a CPU is many times slower.
     torch.set_flush_denormal(True)
     runner = _Runner(spec, store, keep, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-    return runner.run(give_up, on_level)
+    try:
+        return runner.run(give_up, on_level)
+    finally:  # it is a state of the whole thread, and other code's arithmetic is not ours to change
+        torch.set_flush_denormal(False)
 
 
 class _Runner:

@@ -1,0 +1,76 @@
+"""Shared fixtures: the small real experiment, a store, and hand-made records."""
+
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # `pytest` alone, without `python -m`, does not put the repository there
+    sys.path.insert(0, str(ROOT))
+
+from sdd_core import recipes  # noqa: E402
+from sdd_core.curve import LevelRecord  # noqa: E402
+from sdd_core.store import Store  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The small real experiment: five levels of a tiny LeNet on the real digits, a tenth of a second."""
+
+    def make(**changes):
+        base = recipes.digits_lenet().replace(
+            epochs=1, model_options=(("hidden1", 32), ("hidden2", 16)), target_sparsity=0.5
+        )
+        return base.replace(**changes)
+
+    return make
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An empty store on disk."""
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture(params=["disk", "memory"])
+def any_store(request, tmp_path):
+    """An empty store on disk, and one on an object store."""
+    return Store(str(tmp_path / "store") if request.param == "disk" else f"memory://{uuid.uuid4().hex}/store")
+
+
+@pytest.fixture(scope="session")
+def make_record():
+    """A hand-made level record; give what matters to the test."""
+
+    def make(level=0, **changes):
+        values = {
+            "key": f"{level:064x}",
+            "level": level,
+            "sparsity": 1 - 0.8**level,
+            "remaining": round(1000 * 0.8**level),
+            "prunable": 1000,
+            "emptied_layers": (),
+            "train_accuracy": 0.5,
+            "train_loss": 1.0,
+            "val_accuracy": 0.8,
+            "val_loss": 0.9,
+            "val_noisy_accuracy": 0.4,
+            "val_noisy_loss": 1.9,
+            "test_accuracy": 0.7,
+            "test_loss": 1.1,
+            "label_noise": 0.5,
+            "train_size": 1151,
+            "val_size": 287,
+            "test_size": 359,
+            "chance": 0.1,
+            "pflop": 0.25,
+            "parent": None,
+            "teacher": None,
+            "weights": None,
+            "measured": {"seconds": 1.5},
+        }
+        return LevelRecord(**(values | changes))
+
+    return make

@@ -1,0 +1,179 @@
+"""The real digits: splits, label noise on them, and batches."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from sdd_core import data
+from sdd_core.spec import TrialSpec
+
+CPU = torch.device("cpu")
+
+
+def load(**fields):
+    return data.load(TrialSpec(**fields), CPU)
+
+
+def rows(split):
+    """The images of a split, as a sorted list of byte strings."""
+    return sorted(image.numpy().tobytes() for image in split.images)
+
+
+def test_sizes_and_shapes():
+    splits = load()
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (1151, 287, 359)
+    assert (splits.classes, splits.image_shape) == (10, (1, 8, 8))
+    for split in (splits.train, splits.val, splits.test):
+        assert split.images.dtype == torch.uint8
+        assert split.images.shape == (len(split), 1, 8, 8)
+        assert split.labels.dtype == torch.int64
+
+
+def test_the_splits_are_all_of_the_digits_once():
+    splits = load()
+    pixels, labels = load_digits(return_X_y=True)
+    everything = sorted(image.astype(np.uint8).tobytes() for image in pixels)
+    assert sorted(rows(splits.train) + rows(splits.val) + rows(splits.test)) == everything
+    label_of = {image.astype(np.uint8).tobytes(): label for image, label in zip(pixels, labels, strict=True)}
+    for split in (splits.train, splits.val, splits.test):
+        assert [label_of[i.numpy().tobytes()] for i in split.images] == split.clean_labels.tolist()
+
+
+def test_every_class_has_its_share_of_every_split():
+    splits = load()
+    whole = np.bincount(load_digits().target)
+    test = np.bincount(splits.test.clean_labels)
+    val = np.bincount(splits.val.clean_labels)
+    assert test.tolist() == [round(0.2 * n) for n in whole]
+    assert val.tolist() == [round(0.2 * (n - t)) for n, t in zip(whole, test, strict=True)]
+
+
+@settings(max_examples=50)
+@given(labels=st.lists(st.integers(0, 5), max_size=60), fraction=st.floats(0, 1), seed=st.integers(0, 2**63 - 1))
+def test_a_stratified_part_holds_its_share_of_every_class(labels, fraction, seed):
+    array = np.array(labels, dtype=np.int64)
+    chosen = data.stratified(array, fraction, seed)
+    for label in set(labels):
+        assert chosen[array == label].sum() == round(fraction * labels.count(label))
+
+
+def test_the_test_split_depends_on_no_seed_and_is_clean():
+    first, second = load(seed=0, label_noise=0.5).test, load(seed=9, data_seed=4, label_noise=0.5).test
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.labels, second.labels)
+    assert first.noise_rate == 0
+    paper = load(protocol="paper", label_noise=0.5).test
+    assert torch.equal(first.images, paper.images)
+    assert paper.noise_rate == 0
+
+
+@pytest.mark.parametrize("label_noise", [0.0, 0.5])
+def test_the_data_seed_draws_the_split_and_the_noise_and_the_seed_nothing(label_noise):
+    base = load(label_noise=label_noise, seed=0, data_seed=0)
+    same = load(label_noise=label_noise, seed=5, data_seed=0)
+    other = load(label_noise=label_noise, seed=0, data_seed=5)
+    for name in ("train", "val"):
+        assert torch.equal(getattr(base, name).images, getattr(same, name).images)
+        assert torch.equal(getattr(base, name).labels, getattr(same, name).labels)
+    assert rows(base.val) != rows(other.val)
+
+
+def test_the_noise_is_another_at_another_data_seed():
+    one, two = (load(protocol="paper", label_noise=0.5, data_seed=seed).train for seed in (0, 1))
+    assert torch.equal(one.images, two.images)
+    assert not torch.equal(one.labels, two.labels)
+
+
+@pytest.mark.parametrize("label_noise", [0.0, 0.1, 0.5, 1.0])
+def test_the_noise_rate_is_realised_on_train_and_on_validation_beside_the_clean_labels(label_noise):
+    splits = load(label_noise=label_noise)
+    clean = load(label_noise=0.0)
+    for name in ("train", "val"):
+        split = getattr(splits, name)
+        assert split.noise_rate == round(label_noise * len(split)) / len(split)
+        assert torch.equal(split.clean_labels, getattr(clean, name).labels)
+        assert torch.equal(split.images, getattr(clean, name).images)
+
+
+def test_the_papers_protocol_trains_on_all_and_holds_nothing_out():
+    splits = load(protocol="paper")
+    assert splits.val is None
+    assert len(splits.train) == 1438
+    held_out = load()
+    assert rows(splits.train) == sorted(rows(held_out.train) + rows(held_out.val))
+
+
+@pytest.mark.parametrize(("fraction", "size"), [(0.1, 144), (0.5, 719)])
+def test_the_validation_fraction(fraction, size):
+    assert len(load(validation_fraction=fraction).val) == pytest.approx(size, abs=5)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"validation_fraction": 0.1}, {"validation_fraction": 0.37}, {"label_noise": 0.5}]
+)
+def test_the_size_of_the_split_that_decides_is_known_without_loading(fields):
+    assert data.deciding_size(TrialSpec(**fields)) == len(load(**fields).val)
+    assert data.deciding_size(TrialSpec(protocol="paper", **fields)) == 359
+
+
+def test_chance_is_the_largest_class_of_the_clean_labels():
+    val = load(label_noise=0.5).val
+    assert val.chance == np.bincount(val.clean_labels).max() / 287
+
+
+def test_inputs_are_normalised_with_the_pixel_statistics():
+    train = load(protocol="paper").train
+    inputs = train.inputs(slice(None))
+    assert inputs.dtype == torch.float32
+    torch.testing.assert_close(inputs, (train.images.float() / 16 - 0.3049) / 0.3757)
+    assert abs(float(inputs.mean())) < 0.02
+    assert abs(float(inputs.std()) - 1) < 0.02
+
+
+# --- batches --------------------------------------------------------------------------------
+
+
+def numbered(n):
+    """A split whose labels are 0 .. n-1 and whose images say the same."""
+    index = torch.arange(n)
+    images = torch.stack([index % 256, index // 256], dim=1).to(torch.uint8).view(n, 2, 1, 1)
+    return data.Split(images, index, index, scale=torch.ones(1, 2, 1, 1), shift=torch.zeros(1, 2, 1, 1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(1, 700), batch_size=st.integers(1, 800), seed=st.integers(0, 2**63 - 1))
+def test_an_epoch_is_a_permutation_in_batches(n, batch_size, seed):
+    batches = list(data.epoch_batches(numbered(n), batch_size, seed))
+    labels = torch.cat([labels for _, labels in batches])
+    inputs = torch.cat([inputs for inputs, _ in batches])
+    assert sorted(labels.tolist()) == list(range(n))
+    assert torch.equal((inputs[:, 0, 0, 0] + 256 * inputs[:, 1, 0, 0]).long(), labels)  # each with its own image
+    sizes = [len(labels) for _, labels in batches]
+    assert all(size == batch_size for size in sizes[:-1])
+    assert sizes[-1] == (n % batch_size or batch_size)
+
+
+def test_the_order_is_the_seeds():
+    def order(seed):
+        return torch.cat([labels for _, labels in data.epoch_batches(numbered(500), 128, seed)]).tolist()
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert order(1) != list(range(500))
+
+
+def test_drawing_batches_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    list(data.epoch_batches(numbered(50), 8, 3))
+    load(label_noise=0.5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_splits_cannot_be_reassigned():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load().train = None

@@ -1,0 +1,226 @@
+"""One train() and one evaluate(), against loops written out plainly."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sdd_core import data, models, pruning, training
+from sdd_core.spec import TrialSpec, stream
+
+CPU = torch.device("cpu")
+CONSTANT = {"lr_schedule": "constant"}
+
+
+@pytest.fixture(scope="module")
+def splits(tiny):
+    return data.load(tiny(), CPU)
+
+
+def pruned_model(spec, splits, fraction=0.5):
+    """The trial's initial model with half of its weights removed, and the masks."""
+    model = models.build(spec, splits.image_shape, splits.classes)
+    weights = pruning.prunable_weights(model)
+    masks = pruning.dense_masks(model)
+    if fraction > 0:
+        masks = pruning.prune(weights, masks, fraction, "global_magnitude")
+        pruning.apply_masks(weights, masks)
+    return model, masks
+
+
+def reference_train(model, masks, split, spec, level, rates):
+    """A training as anybody would write it: one image batch at a time, plain SGD, masks multiplied in."""
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=1.0, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=False, foreach=False
+    )
+    images = (split.images.double() / 16 - 0.3049) / 0.3757
+    for epoch, rate in enumerate(rates):
+        optimizer.param_groups[0]["lr"] = rate
+        generator = torch.Generator().manual_seed(stream("order", spec.seed, level, epoch))
+        order = torch.randperm(len(split), generator=generator).tolist()
+        for start in range(0, len(order), spec.batch_size):
+            index = order[start : start + spec.batch_size]
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[index].float()), split.labels[index]).backward()
+            optimizer.step()
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if name in masks:
+                        parameter *= masks[name]
+
+
+@pytest.mark.parametrize(
+    ("fields", "level", "fraction", "rates", "tolerance"),
+    [
+        (CONSTANT, 0, 0.0, [0.1], 1e-5),
+        (CONSTANT, 3, 0.5, [0.1], 1e-5),
+        (CONSTANT | {"weight_decay": 0.05, "batch_size": 100, "seed": 4}, 1, 0.8, [0.1], 1e-5),
+        (CONSTANT | {"momentum": 0.0, "weight_decay": 0.0, "batch_size": 2000}, 2, 0.5, [0.1], 1e-5),
+        ({"epochs": 4, "learning_rate": 0.05}, 1, 0.5, [0.05, 0.05, 0.005, 0.0005], 1e-4),
+        ({"epochs": 2, "lr_schedule": "cosine"}, 1, 0.5, [0.1, 0.05], 1e-4),
+    ],
+)
+def test_train_is_the_plain_loop(tiny, splits, fields, level, fraction, rates, tolerance):
+    spec = tiny(**fields)
+    model, masks = pruned_model(spec, splits, fraction)
+    expected, _ = pruned_model(spec, splits, fraction)
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    training.train(model, masks, splits.train, spec, level)
+    reference_train(expected, masks, splits.train, spec, level, rates)
+    for (name, value), other in zip(model.state_dict().items(), expected.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        assert not torch.allclose(value, initial[name], rtol=0, atol=10 * tolerance), f"{name} was not trained"
+
+
+def trained(spec, splits, level=0):
+    model, masks = pruned_model(spec, splits)
+    training.train(model, masks, splits.train, spec, level)
+    return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_ran_before(tiny, splits):
+    first = trained(tiny(epochs=2), splits)
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert torch.equal(trained(tiny(epochs=2), splits), first)
+
+
+def test_levels_and_seeds_draw_different_batches(tiny, splits):
+    spec = tiny()
+    model_of = {level: trained(spec, splits, level) for level in range(3)}
+    assert not torch.equal(model_of[0], model_of[1])
+    assert not torch.equal(model_of[1], model_of[2])
+    assert len({stream("order", seed, k, e) for seed in range(3) for k in range(3) for e in range(3)}) == 27
+
+
+def test_the_global_random_state_is_left_alone(tiny, splits):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    trained(tiny(), splits)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_dropout_is_drawn_from_the_seed_the_level_and_the_epoch(tiny, splits):
+    def run(level, seed, epochs=1):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+        spec = tiny(seed=seed, data_seed=0, epochs=epochs, batch_size=2000, learning_rate=0.1)
+        seen = []
+        model[2].register_forward_pre_hook(lambda module, inputs: seen.append((inputs[0] == 0).sum(dim=1)))
+        torch.manual_seed(torch.seed())  # whatever the process had drawn before
+        training.train(model, pruning.dense_masks(model), splits.train, spec, level)
+        return [sorted(counts.tolist()) for counts in seen]
+
+    assert run(0, 0) == run(0, 0)
+    assert run(0, 0) != run(1, 0)
+    assert run(0, 0) != run(0, 1)
+    first, second = run(0, 0, epochs=2)
+    assert first != second
+
+
+# --- optimisers and schedules ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"lr_schedule": "constant", "epochs": 3}, [0.1, 0.1, 0.1]),
+        ({"epochs": 4}, [0.1, 0.1, 0.01, 0.001]),
+        ({"epochs": 8}, [0.1] * 4 + [0.01] * 2 + [0.001] * 2),
+        ({"epochs": 1}, [0.01]),  # half of one epoch is rounded to epoch 0: decayed from the start
+        ({"epochs": 4, "lr_milestones": ()}, [0.1] * 4),
+        ({"epochs": 4, "lr_milestones": (0.25,), "lr_decay": 0.5}, [0.1, 0.05, 0.05, 0.05]),
+        ({"lr_schedule": "cosine", "epochs": 4}, [0.1, 0.0853553, 0.05, 0.0146447]),
+        ({"lr_schedule": "cosine", "epochs": 1}, [0.1]),
+    ],
+)
+def test_learning_rate(fields, expected):
+    spec = TrialSpec(learning_rate=0.1, **fields)
+    assert [training.learning_rate(spec, epoch) for epoch in range(spec.epochs)] == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_papers_schedule_decays_at_epochs_80_and_120_of_160():
+    spec = TrialSpec(epochs=160)
+    rates = [training.learning_rate(spec, epoch) for epoch in range(160)]
+    assert rates == pytest.approx([0.1] * 80 + [0.01] * 40 + [0.001] * 40)
+
+
+def test_optimizers_decay_every_parameter(tiny, splits):
+    model, _ = pruned_model(tiny(), splits)
+    sgd = training.make_optimizer(tiny(weight_decay=0.3, momentum=0.7, learning_rate=0.2), model)
+    adamw = training.make_optimizer(tiny(weight_decay=0.3, optimizer="adamw", learning_rate=0.2), model)
+    assert type(sgd) is torch.optim.SGD
+    assert type(adamw) is torch.optim.AdamW
+    for optimizer in (sgd, adamw):
+        (group,) = optimizer.param_groups
+        assert len(group["params"]) == 6
+        assert (group["lr"], group["weight_decay"]) == (0.2, 0.3)
+    assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.7, False)
+
+
+# --- evaluation -----------------------------------------------------------------------------
+
+
+class Fixed(nn.Module):
+    """A model whose logits were written down beforehand, one row per image."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits, self.at = logits, 0
+
+    def forward(self, inputs):
+        part = self.logits[self.at : self.at + len(inputs)]
+        self.at += len(inputs)
+        return part
+
+
+def test_evaluate_is_the_plain_mean(tiny, splits):
+    model, _ = pruned_model(tiny(), splits, 0.0)
+    val = splits.val
+    scores = training.evaluate(model, val, {"clean": val.clean_labels, "noisy": val.labels})
+    with torch.no_grad():
+        logits = model((val.images.float() / 16 - 0.3049) / 0.3757)
+    for name, labels in (("clean", val.clean_labels), ("noisy", val.labels)):
+        assert scores[name].accuracy == int((logits.argmax(1) == labels).sum()) / 287
+        assert scores[name].loss == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
+    assert scores["clean"] != scores["noisy"]
+
+
+def test_evaluate_counts_every_image_of_a_split_larger_than_its_batch(splits):
+    n = 5000
+    labels = torch.arange(n) % 10
+    split = dataclasses.replace(
+        splits.test, images=torch.zeros(n, 1, 8, 8, dtype=torch.uint8), labels=labels, clean_labels=labels
+    )
+    logits = F.one_hot(labels, 10).float()
+    logits[::4] = logits[::4].roll(1, dims=1)
+    assert training.evaluate(Fixed(logits), split, {"clean": labels})["clean"].accuracy == 0.75
+
+
+def test_a_diverged_model_has_an_infinite_loss_and_no_luck(splits):
+    labels = torch.zeros(359, dtype=torch.int64)  # argmax of a NaN row is 0: right by accident
+    logits = torch.full((359, 10), math.nan)
+    scores = training.evaluate(Fixed(logits), splits.test, {"clean": labels})["clean"]
+    assert (scores.accuracy, scores.loss) == (0.0, math.inf)
+
+
+def test_one_bad_row_is_one_wrong_answer(splits):
+    labels = splits.test.labels
+    logits = F.one_hot(labels, 10).float()
+    logits[7, 3] = math.nan
+    scores = training.evaluate(Fixed(logits), splits.test, {"clean": labels})["clean"]
+    assert (scores.accuracy, scores.loss) == (358 / 359, math.inf)
+
+
+def test_evaluation_switches_dropout_off_and_training_on(tiny, splits):
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+    labelings = {"clean": splits.test.labels}
+    assert training.evaluate(model, splits.test, labelings) == training.evaluate(model, splits.test, labelings)
+    modes = []
+    model.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
+    training.train(model, pruning.dense_masks(model), splits.train, tiny(), 0)
+    assert modes
+    assert all(modes)
