@@ -22,6 +22,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -407,4 +408,7 @@ def _read(url: str, sweep: str | None) -> list[Trial]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

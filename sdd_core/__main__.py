@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.keep_weights not in ("dense_best_last", "all"):
         faults.append(f"keep_weights {options.keep_weights!r}: allowed are dense_best_last, all")
     faults += _device_faults(options.device)
+    if not spec_faults:
+        from sdd_core import data
+
+        faults += data.faults(spec)
     try:
         store = Store(options.store)
         fault = store.fault()

@@ -137,9 +137,7 @@ def add_spec_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] =
 def _add_flag(group: Any, name: str) -> None:
     many = str(_FIELDS[name].type).startswith("tuple")
     metavar = "NAME=VALUE" if name == "model_options" else "X" if describe_range(name) or many else "NAME"
-    group.add_argument(
-        f"--{name.replace('_', '-')}", metavar=metavar, nargs="+" if many else None, help=_help(name)
-    )
+    group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, nargs="+" if many else None, help=_help(name))
 
 
 def parse_value(name: str, text: str, kind: str) -> tuple[Any, str | None]:

@@ -171,6 +171,20 @@ def epoch_batches(split: Split, batch_size: int, seed: int) -> Iterator[tuple[Te
 def deciding_size(spec: TrialSpec) -> int:
     """How many images the split that decides has: validation, or test under the paper's protocol."""
     raw = DATA_SETS[spec.dataset]()
-    if spec.protocol == "paper":
-        return len(raw.test_labels)
+    return len(raw.test_labels) if spec.protocol == "paper" else _held_out(spec, raw)
+
+
+def _held_out(spec: TrialSpec, raw: RawData) -> int:
     return sum(round(spec.validation_fraction * int(n)) for n in np.bincount(raw.train_labels))
+
+
+def faults(spec: TrialSpec) -> list[str]:
+    """What is wrong with a spec's splits, which only the data can tell."""
+    if spec.protocol == "paper":
+        return []
+    raw = DATA_SETS[spec.dataset]()
+    val, total = _held_out(spec, raw), len(raw.train_labels)
+    if 0 < val < total:
+        return []
+    split = "validate on" if val == 0 else "train on"
+    return [f"validation_fraction {spec.validation_fraction!r}: leaves no image of {total} to {split}"]

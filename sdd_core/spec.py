@@ -186,6 +186,7 @@ class TrialSpec:
             object.__setattr__(self, "data_seed", self.seed)
         options = MODEL_OPTIONS[self.model] | dict(self.model_options)
         object.__setattr__(self, "model_options", tuple(sorted(options.items())))
+        object.__setattr__(self, "lr_milestones", tuple(self.lr_milestones))
 
     def replace(self, **changes: Any) -> TrialSpec:
         """A copy with `changes`, checked like any other. Give `data_seed` when you change `seed`."""
@@ -349,7 +350,8 @@ def _dense_fields(spec: TrialSpec) -> dict[str, Any]:
         fields["momentum"] = spec.momentum
     if spec.lr_schedule == "steps":
         fields["lr_milestones"] = list(spec.lr_milestones)
-        fields["lr_decay"] = spec.lr_decay
+        if spec.lr_milestones:
+            fields["lr_decay"] = spec.lr_decay
     return fields
 
 

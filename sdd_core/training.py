@@ -22,7 +22,7 @@ def learning_rate(spec: TrialSpec, epoch: int) -> float:
     if spec.lr_schedule == "cosine":
         return spec.learning_rate * (1 + math.cos(math.pi * epoch / spec.epochs)) / 2
     if spec.lr_schedule == "steps":
-        passed = sum(epoch >= round(milestone * spec.epochs) for milestone in spec.lr_milestones)
+        passed = sum(epoch >= milestone * spec.epochs for milestone in spec.lr_milestones)
         return float(spec.learning_rate * spec.lr_decay**passed)
     return spec.learning_rate
 

@@ -53,9 +53,11 @@ def run(
     spec, versions and thread count give the same bytes on a CPU. `keep` says which levels' weights
     stay: all, or those of the dense, the best and the last level. Raises `SpecError` for what does not run.
     """
-    faults = unsupported(spec)
+    faults = [*unsupported(spec), *data.faults(spec)]
     if faults:
         raise SpecError(faults)
+    if keep not in KEEP or threads < 1:
+        raise ValueError(f"`keep in {KEEP}` and `threads >= 1` must hold, but got {keep!r} and {threads!r}")
     torch.set_num_threads(threads)
     # Strong decay drives weights into the denormal range, where a CPU is many times slower.
     torch.set_flush_denormal(True)

@@ -133,7 +133,7 @@ def _run(console: Console, options: Options, search: LambdaSearch, tracker: Trac
 
 def _answer(console: Console, options: Options, search: LambdaSearch, tracker: Tracker, outcome: Outcome) -> None:
     """Print, draw, write and record the answer."""
-    from analysis import plots
+    from analysis import plots, runs
 
     answer = LambdaAnswer(search, options.sweep, options.reading)
     trials = answer.trials()
@@ -142,7 +142,7 @@ def _answer(console: Console, options: Options, search: LambdaSearch, tracker: T
     options.picture.parent.mkdir(parents=True, exist_ok=True)
     plots.plot_curves(
         options.picture,
-        f"{answer.base.model} on {answer.base.dataset}, label noise {answer.base.label_noise:g}",
+        runs.setting_label(answer.base),
         trials,
         base=options.search.points[0],
         optimum=answer.weight_decay(answer.found.optimum),

@@ -170,11 +170,13 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     namespace, faults = parser.parse_collecting(arguments)
     reader = _Reader(namespace)
     spec, spec_faults = read_spec(namespace)
+    data_faults = data.faults(spec) if not spec_faults else []
+    size = data.deciding_size(spec) if not data_faults else 1
     low, high = reader.range(spec)
     points = tuple(grid(low, high, reader.number("points_per_decade", "int", 1, "a whole number from 1", 4)))
     tolerance = reader.number("tolerance", "float", 0, "a number from 0")
     rule = GiveUp(
-        tolerance=default_tolerance(data.deciding_size(spec)) if tolerance is None else tolerance,
+        tolerance=default_tolerance(size) if tolerance is None else tolerance,
         shape=reader.word("shape", ("dip", "rebound")),
         labels=reader.word("deciding_labels", ("clean", "noisy")),
     )
@@ -204,7 +206,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     json_file = Path(namespace.json).absolute() if namespace.json else None
     if json_file is not None and not json_file.parent.is_dir():
         reader.faults.append(f"json {namespace.json!r}: there is no folder {json_file.parent}")
-    faults += spec_faults + reader.faults
+    faults += spec_faults + data_faults + reader.faults
     if faults or store is None:
         parser.refuse(faults)
     mlflow = namespace.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or (cluster and cluster.mlflow_tracking_uri)

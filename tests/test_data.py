@@ -1,6 +1,7 @@
 """The real digits: splits, label noise on them, and batches."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -70,6 +71,20 @@ def test_the_test_split_depends_on_no_seed_and_is_clean():
     paper = load(protocol="paper", label_noise=0.5).test
     assert torch.equal(first.images, paper.images)
     assert paper.noise_rate == 0
+
+
+GOLDEN = {
+    "test": "5d9c9b5add27b72e",
+    "val": "6fcb6eec8f58dff1",
+    "noisy": "cf01e68cc1539e3f",
+}
+
+
+def test_golden_splits_none_of_these_should_change():
+    """The draws of a data seed are part of every level's key without being in it."""
+    splits = load(label_noise=0.5)
+    content = {"test": splits.test.images, "val": splits.val.images, "noisy": splits.train.labels}
+    assert {name: hashlib.sha256(t.numpy().tobytes()).hexdigest()[:16] for name, t in content.items()} == GOLDEN
 
 
 @pytest.mark.parametrize("label_noise", [0.0, 0.5])

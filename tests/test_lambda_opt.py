@@ -79,6 +79,7 @@ def all_curves(folder):
         (["--json", "/nowhere/a.json"], ["json '/nowhere/a.json': there is no folder"]),
         (["--cluster", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["--sweep", "a/b"], ["sweep 'a/b'"]),
+        (["--validation-fraction", "0.001"], ["validation_fraction 0.001: leaves no image of 1438 to validate on"]),
         (["--workers", "0"], ["workers 0: must be a whole number from 1"]),
         (
             ["--label-noise", "2", "--weight-decay-range", "1", "0", "--dataset", "x", "--store", "/dev/null/s"],
@@ -192,9 +193,9 @@ def kill(driver, everything):
 
 @pytest.mark.parametrize("everything", [False, True], ids=["driver alone", "driver and workers"])
 def test_killed_at_random_points_and_run_again(undisturbed, tmp_path, everything):
-    """Three kills, each after a random number of new levels and a random moment; then left to finish."""
+    """Two kills, each after a random number of new levels and a random moment; then left to finish."""
     rng = random.Random(f"{everything}")
-    for _ in range(3):
+    for _ in range(2):
         target = levels_in(tmp_path) + rng.randint(1, 12)
         with subprocess.Popen(
             command(tmp_path), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -130,7 +130,8 @@ def test_dropout_is_drawn_from_the_seed_the_level_and_the_epoch(tiny, splits):
         ({"lr_schedule": "constant", "epochs": 3}, [0.1, 0.1, 0.1]),
         ({"epochs": 4}, [0.1, 0.1, 0.01, 0.001]),
         ({"epochs": 8}, [0.1] * 4 + [0.01] * 2 + [0.001] * 2),
-        ({"epochs": 1}, [0.01]),  # half of one epoch is rounded to epoch 0: decayed from the start
+        ({"epochs": 6}, [0.1] * 3 + [0.01] * 2 + [0.001]),
+        ({"epochs": 1}, [0.1]),  # an epoch decays when it begins at or after the milestone
         ({"epochs": 4, "lr_milestones": ()}, [0.1] * 4),
         ({"epochs": 4, "lr_milestones": (0.25,), "lr_decay": 0.5}, [0.1, 0.05, 0.05, 0.05]),
         ({"lr_schedule": "cosine", "epochs": 4}, [0.1, 0.0853553, 0.05, 0.0146447]),

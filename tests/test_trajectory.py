@@ -241,6 +241,22 @@ def test_a_rival_with_other_weights_is_gone_on_from_too(tiny, store, tmp_path):
     assert curve[1].weights != clean[1].weights  # trained from the winner's weights
 
 
+def test_pruned_weights_are_zero_before_the_first_step_of_their_level(tiny, store, undisturbed, monkeypatch):
+    train, seen = trajectory.training.train, []
+
+    def look(model, masks, split, spec, level):
+        weights = trajectory.pruning.prunable_weights(model)
+        seen.append(
+            [int((weight != 0).sum() - (masks[name] & (weight != 0)).sum()) for name, weight in weights.items()]
+        )
+        train(model, masks, split, spec, level)
+
+    monkeypatch.setattr(trajectory.training, "train", look)
+    curve, _ = run(tiny(), store)
+    assert seen == [[0, 0, 0]] * 5
+    assert facts(curve) == facts(undisturbed[:5])
+
+
 # --- weights that stay ----------------------------------------------------------------------
 
 
