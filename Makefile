@@ -22,10 +22,10 @@ lint: $(STAMP)
 	$(BIN)/mypy sdd_core sweeps cluster analysis
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 ui: $(STAMP)
 	$(BIN)/python -m mlflow ui --backend-store-uri sqlite:///mlflow.db

@@ -44,6 +44,8 @@ class LocalBlobs:
 
     def create(self, name: str, content: bytes) -> bool:
         path, aside = self.root / name, self.root / "tmp" / uuid.uuid4().hex
+        if path.exists():
+            return False
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -56,8 +58,6 @@ class LocalBlobs:
             except FileExistsError:
                 return False
             except OSError:  # a file system without hard links: a rename is whole too, but may replace a twin
-                if path.exists():
-                    return False
                 aside.rename(path)
         finally:
             aside.unlink(missing_ok=True)

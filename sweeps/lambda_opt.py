@@ -26,8 +26,15 @@ from sweeps.tracking import Tracker, TrialFinal
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = read_options(arguments)
     console = Console()
+    try:
+        return _search(read_options(arguments), console)
+    except KeyboardInterrupt:  # before the driver listens for Ctrl-C, or a second one
+        _say(console, "\ninterrupted: every finished level is kept; run the same command again to go on from there")
+        return 130
+
+
+def _search(options: Options, console: Console) -> int:
     settings = options.search
     study = LambdaStudy(
         options.optuna,
@@ -49,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _announce(console, options)
     outcome = Outcome()
     if search.plan():
+        _say(console, "starting Ray" if options.cluster is None else f"joining the cluster of {options.cluster.path}")
         outcome = _run(console, options, search, tracker)
     if outcome.interrupted or outcome.failures:
         return _give_account(console, options, search, tracker, outcome)

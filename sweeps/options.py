@@ -195,6 +195,8 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         min_drop=reader.number("min_drop", "float", 0, "a number from 0", 0.02),
     )
     store = _open_store(namespace.store or (cluster.store if cluster and cluster.store else "./store"), reader)
+    mlflow = namespace.mlflow or (cluster.mlflow_tracking_uri if cluster else None)
+    mlflow = mlflow or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
     sweep = namespace.sweep or f"lambda_opt-{setting_id(settings.base)}"
     if "/" in sweep or sweep.startswith("."):
         reader.faults.append(f"sweep {sweep!r}: must not hold / nor begin with a dot")
@@ -209,13 +211,12 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     faults += spec_faults + data_faults + reader.faults
     if faults or store is None:
         parser.refuse(faults)
-    mlflow = namespace.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or (cluster and cluster.mlflow_tracking_uri)
     return Options(
         search=settings,
         sweep=sweep,
         store=store,
         reading=reading,
-        mlflow=mlflow or f"sqlite:///{Path('mlflow.db').absolute()}",
+        mlflow=mlflow,
         optuna=namespace.optuna or f"sqlite:///{Path('optuna.db').absolute()}",
         keep=keep,
         threads=threads,
@@ -243,7 +244,13 @@ def _read_cluster(path: str | None, reader: _Reader) -> ClusterSettings | None:
 
 
 def _open_store(url: str, reader: _Reader) -> Store | None:
-    """The store, when it can be written to. A relative folder is meant from here, for workers too."""
+    """The store, when it can be written to. A relative folder is meant from here, so a cluster cannot have one."""
+    if reader.namespace.cluster is not None and "://" not in url and not Path(url).is_absolute():
+        reader.faults.append(
+            f"store {url!r}: with --cluster it must be an absolute path or a URL that every node sees"
+            " (--store, or store under metadata: sdd: of the cluster file)"
+        )
+        return None
     try:
         store = Store(url if "://" in url else str(Path(url).expanduser().absolute()))
     except ValueError as error:

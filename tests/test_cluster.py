@@ -1,5 +1,6 @@
 """Reading cluster YAMLs, and attaching to a real two-node Ray cluster on this machine."""
 
+import json
 import os
 import socket
 import subprocess
@@ -345,3 +346,56 @@ def test_nodes_run_the_uploaded_code(attached: ClusterSettings) -> None:
     path, setting = ray.get(ray.remote(where).remote())
     assert not path.startswith(str(ROOT))
     assert setting == "1"
+
+
+# --- a whole sweep ----------------------------------------------------------------------------
+
+
+def sweep(two_nodes: ClusterSettings, folder: Path, store: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a search in miniature (one seed, five levels, two lambdas and more) as a driver inside the cluster."""
+    config = yaml.safe_load(Path(two_nodes.path).read_text())
+    path = write(folder, config, store=store, mlflow_tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    tiny = ("--epochs", "1", "--target-sparsity", "0.5", "--model-options", "hidden1=32", "hidden2=16")
+    return subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "sweeps" / "lambda_opt.py"), "--cluster", path),
+            *(*tiny, "--seeds", "1", "--points-per-decade", "1", *arguments),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def test_a_whole_search_runs_on_the_cluster_and_again_trains_nothing(
+    two_nodes: ClusterSettings, tmp_path: Path
+) -> None:
+    store = tmp_path / "shared"
+    ran = sweep(two_nodes, tmp_path, str(store))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "levels trained now" in ran.stdout
+    assert "0 levels trained now" not in ran.stdout
+    records = [json.loads(path.read_text()) for path in (store / "levels").rglob("*.json")]
+    assert len(records) >= 15
+    assert len({record["measured"]["process"] for record in records}) >= 2
+    again = sweep(two_nodes, tmp_path, str(store))
+    assert "\n  0 levels trained now" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("store", "arguments", "said"),
+    [
+        ("memory://driver-only", (), "does not see there what this process wrote"),
+        ("/shared", ("--store", "./here"), "store './here': with --cluster it must be an absolute path or a URL"),
+        ("FOLDER/store", ("--cpus-per-trial", "5"), "no node can ever run that"),
+    ],
+)
+def test_a_cluster_that_cannot_run_the_sweep_is_said_before_anything_is_scheduled(
+    two_nodes: ClusterSettings, tmp_path: Path, store: str, arguments: tuple[str, ...], said: str
+) -> None:
+    ran = sweep(two_nodes, tmp_path, store.replace("FOLDER", str(tmp_path)), *arguments)
+    assert ran.returncode == 2
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr

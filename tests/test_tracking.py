@@ -69,7 +69,7 @@ def database(tmp_path, fresh_database):
 def _short_pauses(monkeypatch):
     monkeypatch.setattr(tracking, "PAUSE_S", 0.05)
     monkeypatch.setattr(tracking, "FINISHING_PAUSE_S", 0.2)
-    monkeypatch.setattr(tracking, "LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr(sqlite_file, "LOCK_WAIT_S", 0.2)
 
 
 def finals_of(store, specs, finished=True):
