@@ -232,10 +232,11 @@ class LambdaAnswer:
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 2))
         table.add_column("")
         columns = []
-        for word, point in (("base", 0), (self._named_word(), self.named)):
-            if point is None or (word != "base" and point == 0):
+        named = "λ_opt" if self.found.optimum is not None else "least bad λ"
+        for word, point in {"base λ": 0, named: self.named}.items():
+            if point is None or (word == named and point == 0):
                 continue
-            table.add_column(f"{word} λ = {self.settings.points[point]:g}", justify="right", no_wrap=True)
+            table.add_column(f"{word} = {self.settings.points[point]:g}", justify="right", no_wrap=True)
             columns.append(self._column(point))
         for name in columns[0]:
             table.add_row(name, *(column[name] for column in columns))
@@ -262,9 +263,6 @@ class LambdaAnswer:
                 f"{mean(lambda f: f.early_stop.levels):.1f} / {mean(lambda f: f.early_stop.pflop):.2e}"
             ),
         }
-
-    def _named_word(self) -> str:
-        return "λ_opt" if self.found.optimum is not None else "least bad"
 
 
 def _percent(fraction: float) -> str:
