@@ -11,6 +11,7 @@ import pytest
 import torch
 from torchvision import datasets
 
+import sdd_core.__main__
 from sdd_core import download, sources
 from sdd_core.noise import SUPERCLASSES
 from sdd_core.sources import DataError, File
@@ -243,6 +244,16 @@ def test_the_data_directory_is_the_environments(monkeypatch, tmp_path):
     for unset in (monkeypatch.delenv, lambda name: monkeypatch.setenv(name, "")):
         unset("SDD_DATA")
         assert sources.data_dir() == Path.home() / ".cache/sdd/data"
+
+
+def test_the_flag_sets_the_data_directory_for_worker_processes_too(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDD_DATA", "from/environment")
+    for arguments, place in (([], "from/environment"), (["--data-dir", "given"], "given")):
+        with pytest.raises(SystemExit):
+            sdd_core.__main__.main(["--epochs", "0", *arguments])
+        assert os.environ["SDD_DATA"] == str(tmp_path / place)
+    assert "epochs 0" in capsys.readouterr().err
 
 
 # --- human labels ---------------------------------------------------------------------------
