@@ -31,6 +31,7 @@ import yaml
 from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sdd_core.sources import DATA_DIR_VARIABLE
 from sdd_core.spec import SpecError
 from sdd_core.store import Store
 
@@ -281,7 +282,7 @@ def connect(settings: ClusterSettings) -> None:
         try:
             ray.init(
                 address=address,
-                runtime_env={"working_dir": _copy_code(Path(folder)), "env_vars": dict(_QUIET)},
+                runtime_env={"working_dir": _copy_code(Path(folder)), "env_vars": _QUIET | _data_dir()},
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -295,6 +296,11 @@ def run_inside(settings: ClusterSettings) -> str:
     if settings.project:
         command = f"cd {settings.project} && {command}"
     return f"run it on the head with: ray exec {shlex.quote(settings.path)} {shlex.quote(command)}"
+
+
+def _data_dir() -> dict[str, str]:
+    """The data directory that this process was given, which every node must then have at the same place."""
+    return {name: os.environ[name] for name in [DATA_DIR_VARIABLE] if name in os.environ}
 
 
 def _be_quiet() -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sdd_core import curve
-from sdd_core.cli import Parser, add_spec_flags, parse_value, read_spec
+from sdd_core.cli import Parser, add_data_dir_flag, add_spec_flags, parse_value, read_spec, set_data_dir
 from sdd_core.curve import LevelRecord
 from sdd_core.store import Store
 
@@ -30,10 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_spec_flags(parser)
     group = parser.add_argument_group("run")
     group.add_argument("--store", metavar="PLACE", default="./store", help="folder or URL of the store [./store]")
+    add_data_dir_flag(group)
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... [a GPU where there is one]")
     group.add_argument("--threads", metavar="N", default="1", help="CPU threads [1]")
     group.add_argument("--keep-weights", metavar="WHICH", default="dense_best_last", help="dense_best_last or all")
     options, faults = parser.parse_collecting(arguments)
+    set_data_dir(options)
     spec, spec_faults = read_spec(options)
     threads, fault = parse_value("threads", options.threads, "int")
     faults += spec_faults + [f for f in [fault] if f]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from sdd_core import recipes
+from sdd_core.sources import DATA_DIR_VARIABLE
 from sdd_core.spec import CHOICES, RUNNABLE, SpecError, TrialSpec, describe_range, unsupported, value_fault
 
 _GROUPS: Final[dict[str, tuple[str, ...]]] = {
@@ -132,6 +135,20 @@ def add_spec_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] =
         for name in names:
             if name not in leave_out:
                 _add_flag(group, name)
+
+
+def add_data_dir_flag(group: Any) -> None:
+    """Add the flag that says where published data sets lie: no field, since it cannot influence a result."""
+    group.add_argument(
+        "--data-dir", metavar="DIR", help="where downloaded data sets lie [SDD_DATA or ~/.cache/sdd/data]"
+    )
+
+
+def set_data_dir(namespace: argparse.Namespace) -> None:
+    """Put the data directory into the environment, absolute, so that worker processes find it too."""
+    given = namespace.data_dir or os.environ.get(DATA_DIR_VARIABLE)
+    if given:
+        os.environ[DATA_DIR_VARIABLE] = str(Path(given).expanduser().absolute())
 
 
 def _add_flag(group: Any, name: str) -> None:

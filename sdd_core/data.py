@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdd_core import noise
+from sdd_core import noise, sources
+from sdd_core.augmentation import Augment
 from sdd_core.spec import TrialSpec, stream
 
 # Batches gathered and normalised at once: enough to hide the overhead of small steps, few enough
@@ -60,7 +62,11 @@ class Split:
 
     def inputs(self, index: Tensor | slice) -> Tensor:
         """The model's input for some images: (n, C, H, W) float32, normalised."""
-        return torch.addcmul(self.shift, self.images[index].to(torch.float32), self.scale)
+        return self.normalise(self.images[index])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """The model's input for uint8 images (n, C, H, W)."""
+        return torch.addcmul(self.shift, images.to(torch.float32), self.scale)
 
     @property
     def chance(self) -> float:
@@ -109,63 +115,126 @@ def _digits() -> RawData:
     )
 
 
-DATA_SETS: Final[dict[str, Callable[[], RawData]]] = {"digits": _digits}
+# The published sets' pixel statistics are over all training images, per channel, of pixels scaled to
+# [0, 1], to four digits. Those of MNIST and CIFAR-10 were computed from the real files; those of
+# Fashion-MNIST and CIFAR-100 are the commonly used ones.
+
+
+def _mnist() -> RawData:
+    return _published(sources.mnist, sources.data_dir(), 10, (0.1307,), (0.3081,))
+
+
+def _fashion_mnist() -> RawData:
+    return _published(sources.fashion_mnist, sources.data_dir(), 10, (0.2860,), (0.3530,))
+
+
+def _cifar10() -> RawData:
+    return _published(sources.cifar10, sources.data_dir(), 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+
+
+def _cifar100() -> RawData:
+    return _published(sources.cifar100, sources.data_dir(), 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+@functools.lru_cache(maxsize=2)
+def _published(
+    read: Callable[[Path], sources.Published],
+    root: Path,
+    classes: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> RawData:
+    """A published data set, read and checked once per process. Raises `sources.DataError`."""
+    return RawData(*read(root), classes=classes, mean=mean, std=std, pixel_range=255)
+
+
+# Each may raise `sources.DataError`, when its files are missing or damaged.
+DATA_SETS: Final[dict[str, Callable[[], RawData]]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "fashion_mnist": _fashion_mnist,
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+}
 
 
 def load(spec: TrialSpec, device: torch.device) -> Data:
-    """The splits of a trial, on `device`.
-
-    `data_seed` draws the validation split (stratified, from the training images) and the label
-    noise: on what is left to train on, and on the validation split's own labels, kept beside the
-    clean ones. The test split is clean and depends on neither seed.
-    """
+    """The splits of a trial, on `device`. Raises `sources.DataError`, which `faults` tells before."""
     raw = DATA_SETS[spec.dataset]()
+    return make_splits(raw, spec, device, _human_labels(spec, raw.train_labels))
+
+
+def _human_labels(spec: TrialSpec, clean: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    if spec.noise_kind != "human":
+        return None
+    assert spec.noisy_labels is not None
+    return sources.human_labels(sources.data_dir(), spec.dataset, spec.noisy_labels, clean)
+
+
+def make_splits(raw: RawData, spec: TrialSpec, device: torch.device, human: NDArray[np.int64] | None = None) -> Data:
+    """The splits that a trial makes of a data set, on `device`.
+
+    `data_seed` draws the validation split (stratified by clean class, from the training images) and
+    the label noise: on what is left to train on, and on the validation split's own labels, kept
+    beside the clean ones. `human` are people's labels of all training images; each split then has
+    its own part of them. The test split is clean and depends on neither seed.
+    """
     assert spec.data_seed is not None
-    train_images, train_labels = raw.train_images, raw.train_labels
-    val: Split | None = None
+    held_out = np.zeros(len(raw.train_labels), dtype=np.bool_)
     if spec.protocol == "validation":
-        held_out = stratified(train_labels, spec.validation_fraction, stream("split", spec.data_seed))
-        val = _split(spec, raw, train_images[held_out], train_labels[held_out], "val", device)
-        train_images, train_labels = train_images[~held_out], train_labels[~held_out]
+        held_out = stratified(raw.train_labels, spec.validation_fraction, stream("split", spec.data_seed))
+
+    def part(mask: NDArray[np.bool_], name: str) -> Split:
+        clean = raw.train_labels[mask]
+        noisy = _flipped(spec, raw, clean, name) if human is None else human[mask]
+        return _split(raw, raw.train_images[mask], clean, noisy, device)
+
     return Data(
-        train=_split(spec, raw, train_images, train_labels, "train", device),
-        val=val,
-        test=_split(spec, raw, raw.test_images, raw.test_labels, None, device),
+        train=part(~held_out, "train"),
+        val=part(held_out, "val") if spec.protocol == "validation" else None,
+        test=_split(raw, raw.test_images, raw.test_labels, raw.test_labels, device),
         classes=raw.classes,
         image_shape=raw.image_shape,
     )
 
 
+def _flipped(spec: TrialSpec, raw: RawData, clean: NDArray[np.int64], name: str) -> NDArray[np.int64]:
+    """The labels of a split with the trial's label noise."""
+    if spec.label_noise == 0:
+        return clean
+    assert spec.data_seed is not None
+    seed, class_map = stream("noise", name, spec.data_seed), noise.ASYMMETRIC.get(spec.dataset)
+    return noise.flip_labels(clean, spec.label_noise, spec.noise_kind, raw.classes, seed, class_map)[0]
+
+
 def _split(
-    spec: TrialSpec,
     raw: RawData,
     images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    noise_stream: str | None,
+    clean: NDArray[np.int64],
+    noisy: NDArray[np.int64],
     device: torch.device,
 ) -> Split:
-    noisy = labels
-    if noise_stream is not None and spec.label_noise > 0:
-        assert spec.data_seed is not None
-        seed = stream("noise", noise_stream, spec.data_seed)
-        noisy, _ = noise.flip_labels(labels, spec.label_noise, spec.noise_kind, raw.classes, seed)
     std = torch.tensor(raw.std, device=device).view(1, -1, 1, 1)
     mean = torch.tensor(raw.mean, device=device).view(1, -1, 1, 1)
     return Split(
         images=torch.from_numpy(images).to(device),
         labels=torch.from_numpy(noisy).to(device),
-        clean_labels=torch.from_numpy(labels).to(device),
+        clean_labels=torch.from_numpy(clean).to(device),
         scale=1 / (raw.pixel_range * std),
         shift=-mean / std,
     )
 
 
-def epoch_batches(split: Split, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def epoch_batches(
+    split: Split, batch_size: int, seed: int, augment: Augment | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch's (inputs, labels) batches in the order that `seed` draws; the last may be smaller."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(split), generator=generator).to(split.labels.device)
     for chunk in order.split(batch_size * _CHUNK):
-        yield from zip(split.inputs(chunk).split(batch_size), split.labels[chunk].split(batch_size), strict=True)
+        images = split.images[chunk]
+        inputs = split.normalise(images if augment is None else augment(images, chunk))
+        yield from zip(inputs.split(batch_size), split.labels[chunk].split(batch_size), strict=True)
 
 
 def deciding_size(spec: TrialSpec) -> int:
@@ -179,12 +248,20 @@ def _held_out(spec: TrialSpec, raw: RawData) -> int:
 
 
 def faults(spec: TrialSpec) -> list[str]:
-    """What is wrong with a spec's splits, which only the data can tell."""
-    if spec.protocol == "paper":
-        return []
-    raw = DATA_SETS[spec.dataset]()
-    val, total = _held_out(spec, raw), len(raw.train_labels)
-    if 0 < val < total:
-        return []
-    split = "validate on" if val == 0 else "train on"
-    return [f"validation_fraction {spec.validation_fraction!r}: leaves no image of {total} to {split}"]
+    """What is wrong with a trial's data: missing or damaged files, human labels that do not fit, empty splits."""
+    found: list[str] = []
+    raw: RawData | None = None
+    try:
+        raw = DATA_SETS[spec.dataset]()
+    except sources.DataError as error:
+        found += error.faults
+    try:
+        _human_labels(spec, raw.train_labels if raw is not None else None)
+    except sources.DataError as error:
+        found += error.faults
+    if raw is not None and spec.protocol == "validation":
+        val, total = _held_out(spec, raw), len(raw.train_labels)
+        if not 0 < val < total:
+            split = "validate on" if val == 0 else "train on"
+            found.append(f"validation_fraction {spec.validation_fraction!r}: leaves no image of {total} to {split}")
+    return found

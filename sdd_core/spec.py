@@ -51,10 +51,10 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 }
 # The part of CHOICES that runs today; the rest is known by name and refused by name.
 RUNNABLE: Final[dict[str, tuple[str, ...]]] = {
-    "dataset": ("digits",),
-    "noise_kind": ("symmetric",),
+    "dataset": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"),
+    "noise_kind": ("symmetric", "asymmetric", "pair_flip", "human"),
     "model": ("lenet",),
-    "augmentation": ("none",),
+    "augmentation": ("none", "flip_crop"),
     "precision": ("float32",),
     "criterion": ("global_magnitude",),
     "retraining": ("rewind_lr",),

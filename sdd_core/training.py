@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdd_core import data, pruning
+from sdd_core import augmentation, data, pruning
 from sdd_core.spec import TrialSpec, stream
 
 _EVAL_BATCH: Final = 2048
@@ -54,7 +54,10 @@ def train(model: nn.Module, masks: pruning.Masks, split: data.Split, spec: Trial
             torch.manual_seed(stream("dropout", spec.seed, level, epoch))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(spec, epoch)
-            for inputs, labels in data.epoch_batches(split, spec.batch_size, stream("order", spec.seed, level, epoch)):
+            drawn = stream("augmentation", spec.seed, level, epoch)
+            augment = augmentation.augmenter(spec.augmentation, len(split), split.images.device, drawn)
+            order = stream("order", spec.seed, level, epoch)
+            for inputs, labels in data.epoch_batches(split, spec.batch_size, order, augment):
                 loss = F.cross_entropy(model(inputs), labels)
                 loss.backward()
                 optimizer.step()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdd_core import data
-from sdd_core.cli import Parser, add_spec_flags, parse_value, read_spec
+from sdd_core.cli import Parser, add_data_dir_flag, add_spec_flags, parse_value, read_spec, set_data_dir
 from sdd_core.curve import GiveUp, default_tolerance
 from sdd_core.spec import SpecError, TrialSpec, setting_id
 from sdd_core.store import Store
@@ -90,6 +90,7 @@ def make_parser() -> Parser:
     group = parser.add_argument_group("where")
     add = group.add_argument
     add("--store", metavar="PLACE", help="folder or URL of the store [./store]")
+    add_data_dir_flag(group)
     add("--mlflow", metavar="URI", help="MLflow tracking URI [MLFLOW_TRACKING_URI or ./mlflow.db]")
     add("--optuna", metavar="URL", help="Optuna storage [./optuna.db]")
     add("--sweep", metavar="NAME", help="name of the sweep [lambda_opt- and a hash of the setting]")
@@ -169,6 +170,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     parser = make_parser()
     namespace, faults = parser.parse_collecting(arguments)
     reader = _Reader(namespace)
+    set_data_dir(namespace)
     spec, spec_faults = read_spec(namespace)
     data_faults = data.faults(spec) if not spec_faults else []
     size = data.deciding_size(spec) if not data_faults else 1

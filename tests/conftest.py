@@ -15,6 +15,14 @@ from sdd_core.curve import LevelRecord  # noqa: E402
 from sdd_core.store import Store  # noqa: E402
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_data_sets(tmp_path_factory):
+    """Neither the tests nor the workers they start see data sets that lie on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDD_DATA", str(tmp_path_factory.mktemp("no-data")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """The small real experiment: five levels of a tiny LeNet on the real digits, a tenth of a second."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from sdd_core import data
-from sdd_core.spec import TrialSpec
+from sdd_core import data, sources
+from sdd_core.spec import CHOICES, TrialSpec
 
 CPU = torch.device("cpu")
 
@@ -192,3 +193,118 @@ def test_drawing_batches_leaves_the_global_random_state_alone():
 def test_splits_cannot_be_reassigned():
     with pytest.raises(dataclasses.FrozenInstanceError):
         load().train = None
+
+
+# --- published data sets --------------------------------------------------------------------
+
+
+def raw_data(n=200, classes=10, shape=(3, 32, 32)):
+    """A made-up data set in the form of the published ones; every image is another."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (n + 50, *shape), dtype=np.uint8)
+    labels = np.arange(n + 50) % classes
+    statistics = {"mean": (0.5,) * shape[0], "std": (0.25,) * shape[0], "pixel_range": 255}
+    return data.RawData(images[:n], labels[:n], images[n:], labels[n:], classes=classes, **statistics)
+
+
+def test_a_published_set_is_split_like_any_other():
+    raw = raw_data()
+    splits = data.make_splits(raw, TrialSpec(dataset="cifar10", label_noise=0.2), CPU)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (160, 40, 50)
+    assert (splits.classes, splits.image_shape) == (10, (3, 32, 32))
+    everything = sorted(image.tobytes() for image in raw.train_images)
+    assert sorted(rows(splits.train) + rows(splits.val)) == everything
+    assert (splits.train.noise_rate, splits.val.noise_rate) == (0.2, 0.2)
+
+
+def test_asymmetric_noise_is_a_share_of_the_mapped_classes_in_the_splits_of_its_data_set():
+    noisy = TrialSpec(dataset="cifar10", label_noise=0.4, noise_kind="asymmetric")
+    splits = data.make_splits(raw_data(), noisy, CPU)
+    for split in (splits.train, splits.val):
+        assert split.noise_rate == 0.2  # five of ten classes are mapped
+        moved = split.labels != split.clean_labels
+        pairs = set(zip(split.clean_labels[moved].tolist(), split.labels[moved].tolist(), strict=True))
+        assert pairs <= {(9, 1), (2, 0), (4, 7), (3, 5), (5, 3)}
+    assert splits.test.noise_rate == 0
+
+
+def test_pair_flip_noise_on_the_real_digits():
+    splits = load(label_noise=0.3, noise_kind="pair_flip")
+    moved = splits.train.labels != splits.train.clean_labels
+    assert int(moved.sum()) == round(0.3 * len(splits.train))
+    assert torch.equal(splits.train.labels[moved], (splits.train.clean_labels[moved] + 1) % 10)
+
+
+@pytest.mark.parametrize("protocol", ["validation", "paper"])
+def test_human_labels_follow_their_images_into_both_splits(protocol):
+    raw = raw_data()
+    human = (raw.train_labels + np.arange(200) % 3) % 10
+    spec = TrialSpec(dataset="cifar10", noise_kind="human", noisy_labels="worse", protocol=protocol)
+    splits = data.make_splits(raw, spec, CPU, human)
+    label_of = {i.tobytes(): (c, h) for i, c, h in zip(raw.train_images, raw.train_labels, human, strict=True)}
+    parts = [split for split in (splits.train, splits.val) if split is not None]
+    assert len(parts) == (2 if protocol == "validation" else 1)
+    for split in parts:
+        both = list(zip(split.clean_labels.tolist(), split.labels.tolist(), strict=True))
+        assert [label_of[image.numpy().tobytes()] for image in split.images] == both
+    assert sum(len(part) * part.noise_rate for part in parts) == pytest.approx((human != raw.train_labels).sum())
+    assert torch.equal(splits.test.labels, splits.test.clean_labels)
+
+
+def test_the_validation_split_is_the_same_whatever_the_labels_noise():
+    raw = raw_data()
+    human = data.make_splits(
+        raw, TrialSpec(dataset="cifar10", noise_kind="human", noisy_labels="worse"), CPU, raw.train_labels
+    )
+    clean = data.make_splits(raw, TrialSpec(dataset="cifar10"), CPU)
+    assert torch.equal(human.val.images, clean.val.images)
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+def test_a_data_set_that_is_not_there_is_a_fault_that_says_how_to_get_it(dataset):
+    (fault,) = data.faults(TrialSpec(dataset=dataset))
+    for word in (f"dataset {dataset!r}", "lacks", "get it with: python -m sdd_core.download", dataset, "--data-dir"):
+        assert word in fault
+    assert data.faults(TrialSpec(dataset=dataset, protocol="paper")) == [fault]
+    with pytest.raises(sources.DataError):
+        data.load(TrialSpec(dataset=dataset), CPU)
+
+
+def test_missing_images_and_missing_human_labels_are_told_at_once():
+    faults = data.faults(TrialSpec(dataset="cifar10", noise_kind="human", noisy_labels="aggre"))
+    assert [fault.split()[0] for fault in faults] == ["dataset", "noisy_labels"]
+
+
+def test_every_known_data_set_can_be_loaded():
+    assert set(data.DATA_SETS) == set(CHOICES["dataset"])
+    assert data.faults(TrialSpec()) == []
+
+
+# --- the real thing -------------------------------------------------------------------------
+
+REAL = os.environ.get("SDD_TEST_DATA")
+
+
+@pytest.mark.skipif(REAL is None, reason="SDD_TEST_DATA is not set")
+@pytest.mark.parametrize(("dataset", "shape"), [("mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))])
+def test_real_inputs_have_mean_0_and_standard_deviation_1(dataset, shape, monkeypatch):
+    monkeypatch.setenv("SDD_DATA", REAL)
+    assert data.faults(TrialSpec(dataset=dataset)) == []
+    splits = data.load(TrialSpec(dataset=dataset, protocol="paper"), CPU)
+    assert splits.image_shape == shape
+    sample = splits.train.inputs(slice(None, None, 7))
+    assert abs(float(sample.mean())) < 0.01
+    assert abs(float(sample.std()) - 1) < 0.01
+    assert data.DATA_SETS[dataset]() is data.DATA_SETS[dataset]()  # read once per process
+
+
+@pytest.mark.skipif(REAL is None, reason="SDD_TEST_DATA is not set")
+def test_the_real_human_labels_are_on_train_and_on_validation(monkeypatch):
+    monkeypatch.setenv("SDD_DATA", REAL)
+    spec = TrialSpec(dataset="cifar10", noise_kind="human", noisy_labels="worse")
+    assert data.faults(spec) == []
+    splits = data.load(spec, CPU)
+    assert (len(splits.train), len(splits.val)) == (40_000, 10_000)
+    share = (4 * splits.train.noise_rate + splits.val.noise_rate) / 5
+    assert share == pytest.approx(0.4021, abs=5e-5)
+    assert abs(splits.val.noise_rate - 0.4021) < 0.02

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdd_core.noise import flip_labels
+from sdd_core.noise import ASYMMETRIC, KINDS, SUPERCLASSES, flip_labels
+from sdd_core.spec import CHOICES
 
 
 def labels_of(n, classes, seed=0):
@@ -88,3 +89,103 @@ def test_bad_arguments_are_named(fraction, kind, classes, given_value):
     with pytest.raises(ValueError, match="must hold, but got") as caught:
         flip_labels(labels_of(10, 2), fraction, kind, classes, seed=0)
     assert given_value in str(caught.value)
+
+
+# --- other kinds ----------------------------------------------------------------------------
+
+
+@settings(max_examples=100)
+@given(
+    labels=st.lists(st.integers(0, 9), max_size=300),
+    fraction=st.floats(0, 1),
+    dataset=st.sampled_from(["mnist", "fashion_mnist", "cifar10", "digits"]),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_asymmetric_noise_moves_exactly_the_fraction_of_the_mapped_classes(labels, fraction, dataset, seed):
+    class_map = ASYMMETRIC[dataset]
+    before = np.array(labels, dtype=np.int64)
+    noisy, flipped = flip_labels(before, fraction, "asymmetric", 10, seed, class_map)
+    mapped = np.isin(before, list(class_map))
+    assert flipped.sum() == round(fraction * mapped.sum())
+    assert not flipped[~mapped].any()
+    np.testing.assert_array_equal(noisy != before, flipped)
+    assert all(new == class_map[old] for old, new in zip(before[flipped], noisy[flipped], strict=True))
+    assert noisy.dtype == before.dtype
+
+
+@settings(max_examples=100)
+@given(n=st.integers(0, 300), classes=st.integers(2, 12), fraction=st.floats(0, 1), seed=st.integers(0, 2**63 - 1))
+def test_pair_flip_moves_exactly_the_fraction_each_to_the_next_class(n, classes, fraction, seed):
+    labels = labels_of(n, classes)
+    noisy, flipped = flip_labels(labels, fraction, "pair_flip", classes, seed)
+    assert flipped.sum() == round(fraction * n)
+    np.testing.assert_array_equal(noisy, np.where(flipped, (labels + 1) % classes, labels))
+
+
+def test_asymmetric_noise_is_spread_over_the_mapped_classes():
+    labels = np.repeat(np.arange(10), 1000)
+    _, flipped = flip_labels(labels, 0.4, "asymmetric", 10, 3, ASYMMETRIC["cifar10"])
+    counts = np.bincount(labels[flipped], minlength=10)
+    mapped = sorted(ASYMMETRIC["cifar10"])
+    assert flipped.sum() == 2000  # 40 % of five classes of 1000
+    assert all(300 < counts[label] < 500 for label in mapped)
+    assert np.delete(counts, mapped).sum() == 0
+
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "names", "moves"),
+    [
+        (
+            "cifar10",
+            CIFAR10,
+            {"truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat"},
+        ),
+        ("mnist", tuple("0123456789"), {"2": "7", "3": "8", "5": "6", "6": "5", "7": "1"}),
+        (
+            "fashion_mnist",
+            FASHION,
+            {"ankle boot": "sneaker", "sneaker": "sandal", "pullover": "shirt", "coat": "dress", "dress": "coat"},
+        ),
+    ],
+)
+def test_the_class_maps_are_those_of_the_literature(dataset, names, moves):
+    assert {names[a]: names[b] for a, b in ASYMMETRIC[dataset].items()} == moves
+
+
+def test_cifar100_moves_to_the_next_class_of_the_superclass():
+    class_map = ASYMMETRIC["cifar100"]
+    assert sorted(class_map) == sorted(class_map.values()) == list(range(100))
+    assert [SUPERCLASSES.count(group) for group in range(20)] == [5] * 20
+    for start in range(100):
+        path = [start]
+        while class_map[path[-1]] != start:
+            path.append(class_map[path[-1]])
+        assert len(path) == 5  # round the superclass
+        assert {SUPERCLASSES[label] for label in path} == {SUPERCLASSES[start]}
+        assert sum(later < earlier for earlier, later in zip(path, [*path[1:], start], strict=True)) == 1
+    # aquatic mammals: beaver, dolphin, otter, seal, whale
+    assert [label for label in range(100) if SUPERCLASSES[label] == 0] == [4, 30, 55, 72, 95]
+    assert (class_map[4], class_map[95]) == (30, 4)
+
+
+@pytest.mark.parametrize("class_map", [None, {}, {1: 1}, {1: 10}, {-1: 2}], ids=str)
+def test_asymmetric_noise_needs_a_class_map(class_map):
+    with pytest.raises(ValueError, match="a class map from classes to others") as caught:
+        flip_labels(labels_of(10, 10), 0.5, "asymmetric", 10, 0, class_map)
+    assert str(class_map) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "pair_flip"])
+def test_other_kinds_read_no_class_map(kind):
+    labels = labels_of(100, 10)
+    with_map = flip_labels(labels, 0.5, kind, 10, 7, {1: 2})
+    np.testing.assert_array_equal(with_map[0], flip_labels(labels, 0.5, kind, 10, 7)[0])
+
+
+def test_every_data_set_has_a_class_map_and_every_kind_but_human_is_made_here():
+    assert set(ASYMMETRIC) == set(CHOICES["dataset"])
+    assert set(KINDS) == set(CHOICES["noise_kind"]) - {"human"}

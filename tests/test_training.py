@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sdd_core import data, models, pruning, training
+from sdd_core import augmentation, data, models, pruning, training
 from sdd_core.spec import TrialSpec, stream
 
 CPU = torch.device("cpu")
@@ -94,6 +94,23 @@ def test_levels_and_seeds_draw_different_batches(tiny, splits):
     assert not torch.equal(model_of[0], model_of[1])
     assert not torch.equal(model_of[1], model_of[2])
     assert len({stream("order", seed, k, e) for seed in range(3) for k in range(3) for e in range(3)}) == 27
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_augmentation_is_drawn_from_the_seed_the_level_and_the_epoch(tiny, splits, level):
+    spec = tiny(epochs=2, augmentation="flip_crop", seed=3)
+    model, masks = pruned_model(spec, splits)
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    training.train(model, masks, splits.train, spec, level)
+    expected = []
+    for epoch in range(2):
+        order = torch.Generator().manual_seed(stream("order", 3, level, epoch))
+        index = torch.randperm(len(splits.train), generator=order)
+        drawn = stream("augmentation", 3, level, epoch)
+        augment = augmentation.augmenter("flip_crop", len(splits.train), CPU, drawn)
+        expected.append(splits.train.normalise(augment(splits.train.images[index], index)))
+    assert torch.equal(torch.cat(seen), torch.cat(expected))
 
 
 def test_the_global_random_state_is_left_alone(tiny, splits):
