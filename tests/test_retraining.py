@@ -433,3 +433,14 @@ def test_levels_go_on_from_the_snapshot_that_counts(policy_spec, undisturbed, st
     assert determined(curve[0]) == determined(undisturbed["rewind_weights"][1][0])
     assert curve[1].weights != undisturbed["rewind_weights"][1][1].weights
     assert same(snapshot_of(store, spec), other)
+
+
+def test_a_snapshot_that_cannot_be_kept_still_serves_this_run(policy_spec, undisturbed, store):
+    """Its record names other bytes, which are lost: each run makes its own again."""
+    spec = policy_spec("rewind_weights")
+    store.commit_snapshot(snapshot_key(level_key(spec, 0, None), 2), 2, OTHER)
+    blobs = open_blobs(store.url)
+    delete(blobs, blobs.names("weights"))
+    curve, _ = run(spec, store)
+    assert facts(curve) == facts(undisturbed["rewind_weights"][1])
+    assert snapshot_of(store, spec) is None
