@@ -101,8 +101,11 @@ _HELP: Final = {
     "precision": "arithmetic of the training step",
     "criterion": "which weights are pruned",
     "prune_fraction": "share of the remaining weights pruned at each level (zeta_iter)",
-    "retraining": "what follows a pruning; rewind_lr keeps the weights and restarts the schedule",
-    "rewind_epoch": "epoch to rewind to, with retraining rewind_weights",
+    "retraining": (
+        "what follows a pruning: rewind_lr keeps the weights and restarts the schedule, finetune keeps them and "
+        "trains at its last rate, from_scratch draws new ones, rewind_weights goes back to an early epoch"
+    ),
+    "rewind_epoch": "epochs that the weights rewound to were trained, below epochs; with retraining rewind_weights",
     "weight_decay": "L2 penalty (lambda)",
     "seed": "draws weights, batch order, augmentation, dropout",
     "data_seed": "draws validation split and label noise; the trial's seed when not given",

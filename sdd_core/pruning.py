@@ -1,8 +1,15 @@
-"""Masks and exact pruning: weights of every Conv2d and Linear, never biases or norm layers."""
+"""Masks and exact pruning: weights of every Conv2d and Linear, never biases or norm layers.
+
+A criterion gives every weight a score and says within what it ranks them; those of the smallest
+score go. Whatever the criterion, a level removes the same number of weights, so that curves of
+different criteria have the same sparsities.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final
 
 import torch
@@ -42,27 +49,103 @@ def emptied_layers(masks: Mapping[str, Tensor]) -> tuple[str, ...]:
     return tuple(name.removesuffix(".weight") for name, mask in masks.items() if not bool(mask.any()))
 
 
-def _magnitude(weights: Mapping[str, Tensor]) -> Tensor:
+# --- criteria -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at beside the weights; what it does not need may be left out."""
+
+    seed: int | None = None
+    """Of the random stream of this pruning."""
+
+    gradients: Callable[[], Mapping[str, Tensor]] | None = None
+    """dL/dw of every prunable weight, computed when asked for."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How weights are ranked: one score a weight, in the weights' order; the smallest are removed."""
+
+    scores: Callable[[Mapping[str, Tensor], Evidence], Tensor]
+    per_layer: bool = False
+    """Rank within each layer, which loses its share of the weights to remove (`shares`)."""
+
+
+def _magnitude(weights: Mapping[str, Tensor], evidence: Evidence) -> Tensor:
+    """|w|."""
     return torch.cat([weight.detach().abs().flatten() for weight in weights.values()])
 
 
-CRITERIA: Final[dict[str, Callable[[Mapping[str, Tensor]], Tensor]]] = {"global_magnitude": _magnitude}
+def _random(weights: Mapping[str, Tensor], evidence: Evidence) -> Tensor:
+    """A random order of all weights (so without ties), drawn on the CPU: uniform over those that remain."""
+    assert evidence.seed is not None, "the random criterion draws from a seed"
+    order = torch.randperm(
+        sum(weight.numel() for weight in weights.values()), generator=torch.Generator().manual_seed(evidence.seed)
+    )
+    return order.to(next(iter(weights.values())).device)
 
 
-def prune(weights: Mapping[str, Tensor], masks: Masks, fraction: float, criterion: str) -> Masks:
-    """Masks with exactly `prune_count` more weights removed: those of the smallest score, over all layers.
+def _saliency(weights: Mapping[str, Tensor], evidence: Evidence) -> Tensor:
+    """|w dL/dw|: to first order, how much the loss changes without the weight.
+
+    The Taylor criterion of Molchanov et al. (2017) for single weights, as in SNIP (Lee et al., 2019), but
+    for the trained network of the level before instead of the initial one.
+    """
+    assert evidence.gradients is not None, "the gradient criterion needs the gradients"
+    gradients = evidence.gradients()
+    return torch.cat([(weight.detach() * gradients[name]).abs().flatten() for name, weight in weights.items()])
+
+
+CRITERIA: Final[dict[str, Criterion]] = {
+    "global_magnitude": Criterion(_magnitude),
+    "layer_magnitude": Criterion(_magnitude, per_layer=True),
+    "random": Criterion(_random),
+    "gradient": Criterion(_saliency),
+}
+
+
+# --- pruning --------------------------------------------------------------------------------
+
+
+def shares(left: Sequence[int], fraction: float) -> list[int]:
+    """How many weights each layer loses when all together lose `prune_count(sum(left), fraction)`.
+
+    By largest remainder: each layer loses the whole part of fraction x left, and what is missing to the
+    total is taken one each from the layers with the largest rest, the earlier first among equals.
+    Rounding every layer alone, as `torch.nn.utils.prune` does, would add up to other totals, and
+    curves of different criteria would not have the same sparsities.
+    """
+    quotas = [Fraction(repr(float(fraction))) * count for count in left]  # exact: equal rests are equal
+    counts = [int(quota) for quota in quotas]
+    missing = prune_count(sum(left), fraction) - sum(counts)
+    by_rest = sorted(range(len(left)), key=lambda layer: counts[layer] - quotas[layer])
+    for layer in by_rest[:missing]:
+        counts[layer] += 1
+    return counts
+
+
+def prune(
+    weights: Mapping[str, Tensor], masks: Masks, fraction: float, criterion: str, evidence: Evidence | None = None
+) -> Masks:
+    """Masks with exactly `prune_count` more weights removed: those of the smallest score.
 
     Ties go to the lower index (layers in the model's order, then row-major), so the result is exact
     and the same everywhere; comparing with a threshold would prune every tied weight. A removed
-    weight never comes back.
+    weight never comes back. A score that is not a number counts as the largest.
     """
+    chosen = CRITERIA[criterion]
+    sizes = [masks[name].numel() for name in weights]
+    groups = sizes if chosen.per_layer else [sum(sizes)]
     keep = torch.cat([masks[name].flatten() for name in weights])
-    alive = keep.nonzero().squeeze(1)
-    scores = CRITERIA[criterion](weights)[alive]
-    doomed = torch.sort(scores, stable=True).indices[: prune_count(len(alive), fraction)]
-    keep[alive[doomed]] = False
-    parts = keep.split([masks[name].numel() for name in weights])
-    return {name: part.view(masks[name].shape) for name, part in zip(weights, parts, strict=True)}
+    scores = chosen.scores(weights, evidence or Evidence())
+    parts = keep.split(groups)
+    counts = shares([int(part.sum()) for part in parts], fraction)
+    for part, part_scores, count in zip(parts, scores.split(groups), counts, strict=True):
+        alive = part.nonzero().squeeze(1)
+        doomed = torch.sort(part_scores[alive], stable=True).indices[:count]
+        part[alive[doomed]] = False  # a view: `keep` itself
+    return {name: part.view(masks[name].shape) for name, part in zip(weights, keep.split(sizes), strict=True)}
 
 
 @torch.no_grad()

@@ -56,8 +56,6 @@ RUNNABLE: Final[dict[str, tuple[str, ...]]] = {
     "model": ("lenet",),
     "augmentation": ("none", "flip_crop"),
     "precision": ("float32",),
-    "criterion": ("global_magnitude",),
-    "retraining": ("rewind_lr",),
 }
 
 
@@ -152,10 +150,13 @@ class TrialSpec:
     """Share of the remaining weights pruned at each level, in (0, 1) (zeta_iter)."""
 
     retraining: str = "rewind_lr"
-    """What follows a pruning: `rewind_lr` keeps the weights and restarts the schedule (the paper's)."""
+    """What follows a pruning: `rewind_lr` keeps the weights and restarts the schedule (the paper's),
+    `finetune` keeps them and trains at the schedule's last rate, `from_scratch` draws new ones,
+    `rewind_weights` goes back to those of an early epoch and trains from there on."""
 
     rewind_epoch: int | None = None
-    """Epoch of level 0 to rewind to; only with retraining=rewind_weights."""
+    """Epochs of level 0 that the weights rewound to have been trained, in [0, epochs); 0 are the initial
+    weights. Only with retraining=rewind_weights."""
 
     weight_decay: float = 1e-4
     """L2 penalty, at least 0 (lambda)."""
@@ -286,8 +287,8 @@ def _faults(spec: TrialSpec) -> Iterator[str]:
         yield f"noisy_labels {spec.noisy_labels!r}: only with noise_kind human"
     if spec.retraining == "rewind_weights":
         whole = _is_int(spec.epochs) and _is_int(spec.rewind_epoch)
-        if spec.rewind_epoch is None or (whole and spec.rewind_epoch > spec.epochs):
-            yield f"rewind_epoch {spec.rewind_epoch!r}: must be within 0 and epochs ({spec.epochs})"
+        if spec.rewind_epoch is None or (whole and spec.rewind_epoch >= spec.epochs):
+            yield f"rewind_epoch {spec.rewind_epoch!r}: must be in [0, epochs), here [0, {spec.epochs})"
     elif spec.rewind_epoch is not None:
         yield f"rewind_epoch {spec.rewind_epoch!r}: only with retraining rewind_weights"
     if spec.teacher is None and _is_number(spec.alpha) and spec.alpha > 0:
@@ -414,6 +415,11 @@ def level_key(spec: TrialSpec, level: int, parent: str | None, teacher: str | No
     if teacher is not None:
         form |= {"alpha": spec.alpha, "temperature": spec.temperature, "teacher": teacher}
     return _hash(form)
+
+
+def snapshot_key(dense_key: str, epoch: int) -> str:
+    """Key of the weights after `epoch` epochs of the level 0 that has `dense_key`: 64 hex digits."""
+    return _hash({"schema": SCHEMA, "snapshot": dense_key, "epoch": epoch})
 
 
 def prune_count(left: int, fraction: float) -> int:

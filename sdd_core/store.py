@@ -2,6 +2,7 @@
 
     levels/ab/<key>.json                    one record a level; the level exists when this does
     weights/ab/<sha256>.safetensors         weights and masks, named by their checksum
+    snapshots/ab/<key>.json                 names the weights of an early epoch of a level 0
     trials/<trial_id>@<target>.json         a trial's full spec
     sweeps/<sweep>/<trial_id>@<target>.json membership of a trial in a sweep
     damaged/...                             what failed its checksum, set aside
@@ -74,19 +75,7 @@ class Store:
 
     def weights(self, record: LevelRecord) -> Arrays | None:
         """A level's weights, checked; None when they were not kept or are damaged (set aside)."""
-        if record.weights is None:
-            return None
-        name = _weights_name(record.weights)
-        content = self._blobs.read(name)
-        if content is None:
-            return None
-        if hashlib.sha256(content).hexdigest() == record.weights:
-            try:
-                return safetensors.numpy.load(content)
-            except SafetensorError:
-                pass
-        self._set_aside(name, content)
-        return None
+        return None if record.weights is None else self._arrays(record.weights)
 
     def has_weights(self, record: LevelRecord) -> bool:
         """Whether a level's weights were kept, unchecked."""
@@ -116,6 +105,29 @@ class Store:
             if is_complete(found, spec):
                 break
         return found
+
+    # --- snapshots ------------------------------------------------------------------------
+
+    def snapshot(self, key: str) -> Arrays | None:
+        """The weights of an early epoch, checked; None when there are none or they are damaged (set aside)."""
+        form = self._read(_snapshot_name(key))
+        return None if form is None else self._arrays(form["weights"])
+
+    def commit_snapshot(self, key: str, epoch: int, arrays: Arrays) -> Arrays:
+        """Write the weights of an early epoch, then the record that names them. Returns those that count.
+
+        They are another writer's when it came first. Where the record is there and its weights are
+        lost, they are kept again only when they are the same bytes.
+        """
+        content, checksum = _pack(arrays)
+        form = self._read(_snapshot_name(key))
+        # Reading first sets aside what is damaged, which would be in the way.
+        if (form is None or form["weights"] == checksum) and self._arrays(checksum) is None:
+            self._blobs.create(_weights_name(checksum), content)
+        if form is None:
+            self._create(_snapshot_name(key), {"schema": SCHEMA, "key": key, "epoch": epoch, "weights": checksum})
+        held = self.snapshot(key)
+        return arrays if held is None else held
 
     # --- trials and sweeps ----------------------------------------------------------------
 
@@ -192,6 +204,19 @@ class Store:
         self._set_aside(name, content)
         return None
 
+    def _arrays(self, checksum: str) -> Arrays | None:
+        name = _weights_name(checksum)
+        content = self._blobs.read(name)
+        if content is None:
+            return None
+        if hashlib.sha256(content).hexdigest() == checksum:
+            try:
+                return safetensors.numpy.load(content)
+            except SafetensorError:
+                pass
+        self._set_aside(name, content)
+        return None
+
     def _set_aside(self, name: str, content: bytes) -> None:
         """Move what is damaged out of the way, keeping it for whoever wants to know why."""
         self._blobs.create(f"damaged/{name}.{time.time_ns()}", content)
@@ -207,6 +232,10 @@ def is_complete(curve: list[LevelRecord], spec: TrialSpec) -> bool:
 
 def _record_name(key: str) -> str:
     return f"levels/{key[:2]}/{key}.json"
+
+
+def _snapshot_name(key: str) -> str:
+    return f"snapshots/{key[:2]}/{key}.json"
 
 
 def _weights_name(checksum: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,9 @@ from sdd_core import augmentation, data, pruning
 from sdd_core.spec import TrialSpec, stream
 
 _EVAL_BATCH: Final = 2048
+_GRADIENT_BATCH: Final = 256
+
+Schedule = Sequence[tuple[int, float]]  # (epoch, its learning rate) of each epoch that a level trains
 
 
 def learning_rate(spec: TrialSpec, epoch: int) -> float:
@@ -27,6 +30,11 @@ def learning_rate(spec: TrialSpec, epoch: int) -> float:
     return spec.learning_rate
 
 
+def full_schedule(spec: TrialSpec) -> Schedule:
+    """Every epoch with its learning rate, from the schedule's start."""
+    return [(epoch, learning_rate(spec, epoch)) for epoch in range(spec.epochs)]
+
+
 def make_optimizer(spec: TrialSpec, model: nn.Module) -> torch.optim.Optimizer:
     """A fresh optimiser over all parameters, weight decay on every one of them (biases and norms too)."""
     parameters = list(model.parameters())
@@ -37,8 +45,19 @@ def make_optimizer(spec: TrialSpec, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def train(model: nn.Module, masks: pruning.Masks, split: data.Split, spec: TrialSpec, level: int) -> None:
-    """Train `model` in place for the spec's epochs, keeping every removed weight at exactly 0.
+def train(
+    model: nn.Module,
+    masks: pruning.Masks,
+    split: data.Split,
+    spec: TrialSpec,
+    level: int,
+    schedule: Schedule | None = None,
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Train `model` in place, keeping every removed weight at exactly 0.
+
+    `schedule` names the epochs and their learning rates, by default all of the spec's.
+    `after_epoch(epoch)` is called after each and may read the model.
 
     The masks are applied after each step: neither momentum nor weight decay can bring back a weight
     that enters every forward pass as 0. Batch order and dropout are drawn from `seed`, the level and
@@ -50,10 +69,10 @@ def train(model: nn.Module, masks: pruning.Masks, split: data.Split, spec: Trial
     optimizer = make_optimizer(spec, model)
     model.train()
     with torch.random.fork_rng(devices=_cuda_devices(split)):
-        for epoch in range(spec.epochs):
+        for epoch, rate in full_schedule(spec) if schedule is None else schedule:
             torch.manual_seed(stream("dropout", spec.seed, level, epoch))
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(spec, epoch)
+                group["lr"] = rate
             drawn = stream("augmentation", spec.seed, level, epoch)
             augment = augmentation.augmenter(spec.augmentation, len(split), split.images.device, drawn)
             order = stream("order", spec.seed, level, epoch)
@@ -65,12 +84,30 @@ def train(model: nn.Module, masks: pruning.Masks, split: data.Split, spec: Trial
                 with torch.no_grad():
                     for weight, factor in factors:
                         weight.mul_(factor)
+            if after_epoch is not None:
+                after_epoch(epoch)
     # A weight that diverged to NaN or infinity survives a multiplication by 0.
     pruning.apply_masks(weights, masks)
 
 
 def _cuda_devices(split: data.Split) -> list[torch.device]:
     return [split.images.device] if split.images.device.type == "cuda" else []
+
+
+def gradients(model: nn.Module, split: data.Split) -> dict[str, Tensor]:
+    """dL/dw of every prunable weight, L the mean cross-entropy over a whole split with its (noisy) labels.
+
+    In evaluation mode, without augmentation, summed in the split's own order: nothing is drawn.
+    """
+    model.eval()
+    weights = pruning.prunable_weights(model)
+    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for start in range(0, len(split), _GRADIENT_BATCH):
+        part = slice(start, start + _GRADIENT_BATCH)
+        loss = F.cross_entropy(model(split.inputs(part)), split.labels[part], reduction="sum") / len(split)
+        for total, gradient in zip(sums.values(), torch.autograd.grad(loss, list(weights.values())), strict=True):
+            total += gradient
+    return sums
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from sdd_core import cost, data, models, pruning, training
+from sdd_core import cost, data, models, pruning, retraining, training
 from sdd_core.curve import GiveUp, LevelRecord, best_level
-from sdd_core.spec import SpecError, TrialSpec, level_key, unsupported
+from sdd_core.spec import SpecError, TrialSpec, level_key, snapshot_key, stream, unsupported
 from sdd_core.store import Arrays, Store, is_complete
 
 Keep = Literal["dense_best_last", "all"]
@@ -53,7 +53,7 @@ def run(
     spec, versions and thread count give the same bytes on a CPU. `keep` says which levels' weights
     stay: all, or those of the dense, the best and the last level. Raises `SpecError` for what does not run.
     """
-    faults = [*unsupported(spec), *data.faults(spec)]
+    faults = unsupported(spec) or data.faults(spec)
     if faults:
         raise SpecError(faults)
     if keep not in KEEP or threads < 1:
@@ -76,6 +76,7 @@ class _Runner:
         self.curve: list[LevelRecord] = []
         self.state: _State | None = None
         self._data: data.Data | None = None
+        self._early: Arrays | None = None
 
     def run(self, give_up: GiveUp | None, on_level: OnLevel | None) -> list[LevelRecord]:
         while not is_complete(self.curve, self.spec):
@@ -112,19 +113,59 @@ class _Runner:
 
     def _train(self, level: int) -> _State:
         """Make the network of a level from that of the level before: prune, then train."""
+        schedule = retraining.schedule(self.spec, level)
         if level == 0:
-            model = models.build(self.spec, self.data.image_shape, self.data.classes).to(self.device)
-            state = _State(0, model, pruning.dense_masks(model))
-        else:
-            state = self._state_after(level - 1)
-            weights = pruning.prunable_weights(state.model)
-            masks = pruning.prune(weights, state.masks, self.spec.prune_fraction, self.spec.criterion)
-            pruning.apply_masks(weights, masks)
-            # The network of the level before is trained on in place: from here on it is this level's.
-            state.level, state.masks = level, masks
-            self.state = None
-        training.train(state.model, state.masks, self.data.train, self.spec, level)
+            return self._train_dense(schedule)
+        state = self._state_after(level - 1)
+        # The network of the level before is trained on in place: from here on it is this level's.
+        self.state = None
+        weights = pruning.prunable_weights(state.model)
+        evidence = pruning.Evidence(
+            seed=stream("prune", self.spec.seed, level),
+            gradients=lambda: training.gradients(state.model, self.data.train),
+        )
+        masks = pruning.prune(weights, state.masks, self.spec.prune_fraction, self.spec.criterion, evidence)
+        start = retraining.POLICIES[self.spec.retraining].start
+        if start != "kept":
+            state.model.load_state_dict(self._initial(level) if start == "initial" else self._rewound())
+        pruning.apply_masks(weights, masks)
+        state.level, state.masks = level, masks
+        training.train(state.model, masks, self.data.train, self.spec, level, schedule)
         return state
+
+    def _train_dense(self, schedule: training.Schedule) -> _State:
+        """Train level 0 for the epochs of `schedule`, keeping a snapshot when it passes the rewind epoch."""
+        model = models.build(self.spec, self.data.image_shape, self.data.classes).to(self.device)
+        state = _State(0, model, pruning.dense_masks(model))
+
+        def keep_early(epoch: int) -> None:
+            if epoch + 1 == self.spec.rewind_epoch:
+                key = snapshot_key(level_key(self.spec, 0, None), epoch + 1)
+                self._early = self.store.commit_snapshot(key, epoch + 1, _model_arrays(model))
+
+        training.train(model, state.masks, self.data.train, self.spec, 0, schedule, keep_early)
+        return state
+
+    def _initial(self, level: int) -> dict[str, torch.Tensor]:
+        """The initial weights that a level draws."""
+        model = models.build(self.spec, self.data.image_shape, self.data.classes, level)
+        return dict(model.state_dict())
+
+    def _rewound(self) -> dict[str, torch.Tensor]:
+        """The weights of level 0 after `rewind_epoch` epochs: from memory, from the store, or made again.
+
+        They are made again by training level 0 up to that epoch, which on a CPU gives the same bytes.
+        """
+        epoch = self.spec.rewind_epoch
+        assert epoch is not None
+        if epoch == 0:
+            return self._initial(0)
+        if self._early is None:
+            self._early = self.store.snapshot(snapshot_key(level_key(self.spec, 0, None), epoch))
+        if self._early is None:
+            self._train_dense(retraining.schedule(self.spec, 0)[:epoch])
+        assert self._early is not None
+        return {name: torch.from_numpy(array) for name, array in self._early.items()}
 
     def _state_after(self, level: int) -> _State:
         """The network after a finished level: from memory, from the store, or made again.
@@ -175,7 +216,7 @@ class _Runner:
             val_size=len(splits.val) if splits.val is not None else 0,
             test_size=len(splits.test),
             chance=(splits.val or splits.test).chance,
-            pflop=cost.training_pflop(operations, len(splits.train), self.spec.epochs),
+            pflop=cost.training_pflop(operations, len(splits.train), len(retraining.schedule(self.spec, state.level))),
             parent={"key": parent.key, "weights": str(parent.weights)} if parent is not None else None,
             teacher=None,
             weights=None,
@@ -198,6 +239,11 @@ def _to_arrays(state: _State) -> Arrays:
     arrays: Arrays = {f"model.{name}": tensor.cpu().numpy() for name, tensor in state.model.state_dict().items()}
     arrays |= {f"mask.{name}": np.packbits(mask.cpu().numpy()) for name, mask in state.masks.items()}
     return arrays
+
+
+def _model_arrays(model: nn.Module) -> Arrays:
+    """A copy of the model's tensors, parameters and buffers, which training on does not change."""
+    return {name: tensor.cpu().numpy().copy() for name, tensor in model.state_dict().items()}
 
 
 def _from_arrays(arrays: Arrays, model: nn.Module, level: int) -> _State:

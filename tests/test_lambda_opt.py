@@ -75,7 +75,7 @@ def all_curves(folder):
         (["--tolerance", "-1"], ["tolerance -1.0: must be a number from 0"]),
         (["--shape", "hump"], ["shape 'hump': allowed are dip, rebound"]),
         (["--patience", "0", "--min-drop", "-1"], ["patience 0", "min_drop -1.0"]),
-        (["--criterion", "gradient"], ["criterion 'gradient': does not run yet; what runs: global_magnitude"]),
+        (["--criterion", "gradients"], ["criterion 'gradients': allowed are", "did you mean gradient?"]),
         (["--json", "/nowhere/a.json"], ["json '/nowhere/a.json': there is no folder"]),
         (["--cluster", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["--sweep", "a/b"], ["sweep 'a/b'"]),

@@ -25,12 +25,13 @@ SCIENCE = {
     "pruning": {"spec"},
     "losses": set(),
     "training": {"spec", "data", "augmentation", "pruning", "losses"},
+    "retraining": {"spec", "training"},
     "cost": {"models", "pruning"},
     "energy": set(),
     "store": {"spec", "curve", "blobs"},
     "trajectory": {
         *("spec", "recipes", "curve", "noise", "sources", "augmentation", "data", "models", "pruning", "losses"),
-        *("training", "cost", "energy", "blobs", "store"),
+        *("training", "retraining", "cost", "energy", "blobs", "store"),
     },
 }
 FRONT_ENDS = {"__init__", "__main__", "cli", "download"}

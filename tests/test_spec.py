@@ -50,7 +50,7 @@ def specs(draw):
         criterion=draw(st.sampled_from(CHOICES["criterion"])),
         prune_fraction=draw(inside),
         retraining=retraining,
-        rewind_epoch=draw(st.integers(0, epochs)) if retraining == "rewind_weights" else None,
+        rewind_epoch=draw(st.integers(0, epochs - 1)) if retraining == "rewind_weights" else None,
         weight_decay=draw(st.floats(0, 10)),
         temperature=draw(st.floats(0.01, 100)),
         seed=draw(st.integers(0, 2**40)),
@@ -154,8 +154,8 @@ FAULTS = [
         ["label_noise 0.2", "give 0"],
     ),
     ({"noisy_labels": "worse"}, ["noisy_labels 'worse'", "only with noise_kind human"]),
-    ({"retraining": "rewind_weights"}, ["rewind_epoch None", "within 0 and epochs (30)"]),
-    ({"retraining": "rewind_weights", "rewind_epoch": 31}, ["rewind_epoch 31", "within 0 and epochs (30)"]),
+    ({"retraining": "rewind_weights"}, ["rewind_epoch None", "[0, epochs), here [0, 30)"]),
+    ({"retraining": "rewind_weights", "rewind_epoch": 30}, ["rewind_epoch 30", "[0, epochs), here [0, 30)"]),
     ({"retraining": "rewind_weights", "rewind_epoch": "1"}, ["rewind_epoch '1'", "a whole number from 0"]),
     ({"rewind_epoch": 0}, ["rewind_epoch 0", "only with retraining rewind_weights"]),
 ]
@@ -186,7 +186,7 @@ def test_values_at_the_edge_of_what_is_allowed():
     TrialSpec(label_noise=0, momentum=0, weight_decay=0, alpha=0, target_sparsity=0, seed=0, data_seed=0)
     TrialSpec(label_noise=1, lr_decay=1, epochs=1, batch_size=1, lr_milestones=())
     TrialSpec(retraining="rewind_weights", rewind_epoch=0)
-    TrialSpec(retraining="rewind_weights", rewind_epoch=30)
+    TrialSpec(retraining="rewind_weights", rewind_epoch=29)
     TrialSpec(dataset="cifar100", noise_kind="human", noisy_labels="noisy")
     TrialSpec(alpha=1, teacher=TeacherRef(trial=TrialSpec(), level=0))
 

@@ -125,7 +125,7 @@ def test_the_seeds_matter(tiny, undisturbed, store, changes):
 
 def test_what_does_not_run_is_refused_before_anything_is_written(tiny, tmp_path):
     with pytest.raises(SpecError, match="does not run yet") as caught:
-        trajectory.run(tiny(dataset="cifar10", criterion="gradient"), Store(str(tmp_path / "s")))
+        trajectory.run(tiny(dataset="cifar10", precision="bfloat16"), Store(str(tmp_path / "s")))
     assert len(caught.value.faults) == 2
     assert not (tmp_path / "s").exists()
 
@@ -180,8 +180,8 @@ def test_killed_between_a_levels_weights_and_its_record(tiny, store, undisturbed
 def test_killed_in_the_middle_of_a_training(tiny, store, undisturbed, monkeypatch):
     train = trajectory.training.train
 
-    def die(model, masks, split, spec, level):
-        train(model, masks, split, spec, level)
+    def die(model, masks, split, spec, level, *options):
+        train(model, masks, split, spec, level, *options)
         if level == 3:
             raise Interruption
 
@@ -244,12 +244,12 @@ def test_a_rival_with_other_weights_is_gone_on_from_too(tiny, store, tmp_path):
 def test_pruned_weights_are_zero_before_the_first_step_of_their_level(tiny, store, undisturbed, monkeypatch):
     train, seen = trajectory.training.train, []
 
-    def look(model, masks, split, spec, level):
+    def look(model, masks, split, spec, level, *options):
         weights = trajectory.pruning.prunable_weights(model)
         seen.append(
             [int((weight != 0).sum() - (masks[name] & (weight != 0)).sum()) for name, weight in weights.items()]
         )
-        train(model, masks, split, spec, level)
+        train(model, masks, split, spec, level, *options)
 
     monkeypatch.setattr(trajectory.training, "train", look)
     curve, _ = run(tiny(), store)

@@ -17,11 +17,11 @@ Builder = Callable[[Options, tuple[int, int, int], int], nn.Module]
 BUILDERS: Final[dict[str, Builder]] = {"lenet": lenet}
 
 
-def build(spec: TrialSpec, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The trial's model with the initial weights that `seed` draws, on the CPU.
+def build(spec: TrialSpec, image_shape: tuple[int, int, int], classes: int, level: int = 0) -> nn.Module:
+    """The trial's model with the initial weights that `seed` (and a level after level 0) draws, on the CPU.
 
     `image_shape` is (C, H, W). The global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream("init", spec.seed))
+        torch.manual_seed(stream("init", spec.seed, *([level] if level > 0 else [])))
         return BUILDERS[spec.model](spec.options, image_shape, classes)
