@@ -53,7 +53,7 @@ def run(
     spec, versions and thread count give the same bytes on a CPU. `keep` says which levels' weights
     stay: all, or those of the dense, the best and the last level. Raises `SpecError` for what does not run.
     """
-    faults = [*unsupported(spec), *data.faults(spec)]
+    faults = unsupported(spec) or [*data.faults(spec), *models.faults(spec, data.train_size(spec))]
     if faults:
         raise SpecError(faults)
     if keep not in KEEP or threads < 1:

@@ -23,7 +23,8 @@ SCIENCE = {
     "pruning": {"spec"},
     "losses": set(),
     "training": {"spec", "data", "pruning", "losses"},
-    "cost": {"models", "pruning"},
+    "cli": {"spec", "recipes"},
+    "cost": {"models", "pruning", "spec", "cli"},  # cli for its own command
     "energy": set(),
     "store": {"spec", "curve", "blobs"},
     "trajectory": {
@@ -31,7 +32,7 @@ SCIENCE = {
         *("training", "cost", "energy", "blobs", "store"),
     },
 }
-FRONT_ENDS = {"__init__", "__main__", "cli"}
+FRONT_ENDS = {"__init__", "__main__"}
 
 # room -> what none of its files imports
 NEVER = {
