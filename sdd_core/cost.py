@@ -103,6 +103,8 @@ def estimate(spec: TrialSpec, images: int | None = None) -> dict[str, Any]:
     prunable = pruning.prunable(pruning.dense_masks(model))
     trainings = last_level(prunable, spec.prune_fraction, spec.target_sparsity) + 1
     pflop = training_pflop(sum(kinds.values()), images, spec.epochs)
+    rewound = 0 if spec.rewind_epoch is None else spec.rewind_epoch  # epochs that pruned levels do not train again
+    pflop_pruned = training_pflop(sum(kinds.values()), images, spec.epochs - rewound)
     return {
         "dataset": spec.dataset,
         "model": spec.model,
@@ -115,7 +117,7 @@ def estimate(spec: TrialSpec, images: int | None = None) -> dict[str, Any]:
         "epochs": spec.epochs,
         "pflop_per_training": pflop,
         "trainings": trainings,
-        "pflop_per_trajectory": pflop * trainings,
+        "pflop_per_trajectory": pflop + pflop_pruned * (trainings - 1),
     }
 
 
@@ -146,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, faults = parser.parse_collecting(arguments)
     spec, spec_faults = read_spec(options)
     spec_faults = [fault for fault in spec_faults if fault not in unsupported(spec)]  # a cost needs no run
-    faults += spec_faults or models.faults(spec, train_size=None)
+    faults += spec_faults or models.faults(spec)
     images = None
     if options.images is not None:
         images, fault = parse_value("images", options.images, "int")

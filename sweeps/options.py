@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdd_core import data, models
+from sdd_core import data, trajectory
 from sdd_core.cli import Parser, add_spec_flags, parse_value, read_spec
 from sdd_core.curve import GiveUp, default_tolerance
 from sdd_core.spec import SpecError, TrialSpec, setting_id
@@ -170,7 +170,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     namespace, faults = parser.parse_collecting(arguments)
     reader = _Reader(namespace)
     spec, spec_faults = read_spec(namespace)
-    data_faults = [] if spec_faults else [*data.faults(spec), *models.faults(spec, data.train_size(spec))]
+    data_faults = trajectory.faults(spec) if not spec_faults else []
     size = data.deciding_size(spec) if not (spec_faults or data_faults) else 1
     low, high = reader.range(spec)
     points = tuple(grid(low, high, reader.number("points_per_decade", "int", 1, "a whole number from 1", 4)))

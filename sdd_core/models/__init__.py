@@ -48,16 +48,15 @@ def build(spec: TrialSpec, image_shape: tuple[int, int, int], classes: int) -> n
 def faults(spec: TrialSpec, train_size: int | None = None) -> list[str]:
     """Why the spec's model cannot train on its data set's images, in one sentence each.
 
-    `train_size` is how many images are trained on (all of them when not given): it decides how small
-    the last batch of an epoch is.
+    `train_size` is how many images are trained on: it decides how small the last batch of an epoch is.
+    Without it, every batch counts as full.
     """
     check = CHECKS.get(spec.model)
     if check is None:
         return []
-    shape = DATASET_SHAPES[spec.dataset]
-    images = shape.train_images if train_size is None else train_size
-    smallest = images % spec.batch_size or spec.batch_size
+    rest = 0 if train_size is None else train_size % spec.batch_size
+    smallest = spec.batch_size if rest == 0 else rest
     return [
         f"model {spec.model!r} with dataset {spec.dataset!r} and batch_size {spec.batch_size}: {why}"
-        for why in check(spec.options, shape.image_shape, smallest)
+        for why in check(spec.options, DATASET_SHAPES[spec.dataset].image_shape, smallest)
     ]
