@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faults.append(f"keep_weights {options.keep_weights!r}: allowed are dense_best_last, all")
     faults += _device_faults(options.device)
     if not spec_faults:
-        from sdd_core import data
+        from sdd_core import trajectory
 
-        faults += data.faults(spec)
+        faults += trajectory.faults(spec)
     try:
         store = Store(options.store)
         fault = store.fault()

@@ -243,6 +243,12 @@ def deciding_size(spec: TrialSpec) -> int:
     return len(raw.test_labels) if spec.protocol == "paper" else _held_out(spec, raw)
 
 
+def train_size(spec: TrialSpec) -> int:
+    """How many images are trained on: all under the paper's protocol, else those not held out."""
+    raw = DATA_SETS[spec.dataset]()
+    return len(raw.train_labels) - (0 if spec.protocol == "paper" else _held_out(spec, raw))
+
+
 def _held_out(spec: TrialSpec, raw: RawData) -> int:
     return sum(round(spec.validation_fraction * int(n)) for n in np.bincount(raw.train_labels))
 

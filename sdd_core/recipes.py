@@ -1,4 +1,10 @@
-"""The paper's settings and the small embedded one, as named functions that return a whole spec."""
+"""The paper's settings and the small embedded one, as named functions that return a whole spec.
+
+Costs are per training, by the paper's convention, on all training images; a trajectory to 99.8 %
+sparsity is 29 trainings. `python -m sdd_core.cost` computes them. The recipes of the paper's settings
+start at 10 % label noise, the lowest of its three (10, 20 and 50 %, Sec. 3), and hold a validation
+split out; `protocol="paper"` trains on all images as its authors did.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +23,101 @@ def digits_lenet() -> TrialSpec:
     return TrialSpec(dataset="digits", label_noise=0.5, model="lenet", epochs=30, weight_decay=1e-4)
 
 
+def _lenet(dataset: str) -> TrialSpec:
+    return TrialSpec(dataset=dataset, label_noise=0.1, model="lenet", epochs=30, weight_decay=1e-4)
+
+
+def mnist_lenet() -> TrialSpec:
+    """LeNet-300-100 on MNIST: 0.00143748 PFLOP.
+
+    The paper names the setting (Sec. 4: there, L2 regularisation removes the dip) without its
+    hyperparameters. Our choice: the SGD recipe of Sec. 3 in 30 epochs, as on digits.
+    """
+    return _lenet("mnist")
+
+
+def fashion_mnist_lenet() -> TrialSpec:
+    """LeNet-300-100 on Fashion-MNIST: 0.00143748 PFLOP. Not in the paper; `mnist_lenet` on its drop-in replacement."""
+    return _lenet("fashion_mnist")
+
+
+def _cifar_sgd(dataset: str, model: str) -> TrialSpec:
+    """Sec. 3: SGD at 0.1 with momentum 0.9, 160 epochs of batches of 128, a tenth of the rate at 80 and at 120."""
+    return TrialSpec(
+        dataset=dataset,
+        label_noise=0.1,
+        augmentation="flip_crop",
+        model=model,
+        optimizer="sgd",
+        learning_rate=0.1,
+        momentum=0.9,
+        lr_schedule="steps",
+        lr_milestones=(0.5, 0.75),
+        lr_decay=0.1,
+        epochs=160,
+        batch_size=128,
+        weight_decay=1e-4,
+    )
+
+
+def cifar10_resnet18() -> TrialSpec:
+    """ResNet-18 on CIFAR-10 (Sec. 3, Fig. 2a): 13.40407 PFLOP; 3.388858 with model option stem=pool."""
+    return _cifar_sgd("cifar10", "resnet18")
+
+
+def cifar100_resnet18() -> TrialSpec:
+    """ResNet-18 on CIFAR-100 (Sec. 3, Fig. 2b): 13.40518 PFLOP; 3.389964 with model option stem=pool."""
+    return _cifar_sgd("cifar100", "resnet18")
+
+
+def cifar10_vgg() -> TrialSpec:
+    """VGG-like(5, 5) on CIFAR-10, the student of Sec. 5 (Fig. 5, Table 2): 1.627951 PFLOP."""
+    return _cifar_sgd("cifar10", "vgg")
+
+
+def cifar100_vgg() -> TrialSpec:
+    """VGG-like(5, 5) on CIFAR-100 (Sec. 5): 1.682141 PFLOP."""
+    return _cifar_sgd("cifar100", "vgg")
+
+
+def _cifar_vit(dataset: str) -> TrialSpec:
+    """Sec. 3, but AdamW in place of SGD: at a rate of 1e-4 and lambda 0.03 the authors' code and curves are AdamW's."""
+    return TrialSpec(
+        dataset=dataset,
+        label_noise=0.1,
+        augmentation="flip_crop",
+        model="vit",
+        optimizer="adamw",
+        learning_rate=1e-4,
+        lr_schedule="cosine",
+        epochs=200,
+        batch_size=512,
+        weight_decay=0.03,
+    )
+
+
+def cifar10_vit() -> TrialSpec:
+    """ViT on CIFAR-10 (Sec. 3, Fig. 2c, Table 1): 19.28858 PFLOP."""
+    return _cifar_vit("cifar10")
+
+
+def cifar100_vit() -> TrialSpec:
+    """ViT on CIFAR-100 (Sec. 3, Fig. 2d): 19.28996 PFLOP."""
+    return _cifar_vit("cifar100")
+
+
 # (data set, model) -> the recipe a user gets who names the two
-RECIPES: Final[dict[tuple[str, str], Callable[[], TrialSpec]]] = {("digits", "lenet"): digits_lenet}
+RECIPES: Final[dict[tuple[str, str], Callable[[], TrialSpec]]] = {
+    ("digits", "lenet"): digits_lenet,
+    ("mnist", "lenet"): mnist_lenet,
+    ("fashion_mnist", "lenet"): fashion_mnist_lenet,
+    ("cifar10", "resnet18"): cifar10_resnet18,
+    ("cifar10", "vgg"): cifar10_vgg,
+    ("cifar10", "vit"): cifar10_vit,
+    ("cifar100", "resnet18"): cifar100_resnet18,
+    ("cifar100", "vgg"): cifar100_vgg,
+    ("cifar100", "vit"): cifar100_vit,
+}
 
 
 def for_setting(dataset: str, model: str) -> TrialSpec | None:

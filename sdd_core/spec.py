@@ -20,10 +20,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 # Part of every key. Raise it with any change of code that changes what a level's result is.
 SCHEMA: Final = 1
+
+ModelOptions = Mapping[str, int | float | str]
 
 # Options of each model with their defaults: a model's size is part of the setting.
 MODEL_OPTIONS: Final[dict[str, dict[str, int | float | str]]] = {
@@ -31,6 +33,27 @@ MODEL_OPTIONS: Final[dict[str, dict[str, int | float | str]]] = {
     "resnet18": {"width": 64, "stem": "no_pool"},
     "vgg": {"gamma": 5, "delta": 5},
     "vit": {"patch": 4, "width": 512, "depth": 6, "heads": 8, "mlp": 512, "dropout": 0.1},
+}
+# Highest value of an option whose meaning is easily mistaken: VGG's gamma is an exponent.
+_OPTION_LIMITS: Final = {("vgg", "gamma"): (12, "the first block is 2**gamma wide; the paper's width 32 is gamma 5")}
+
+
+class DatasetShape(NamedTuple):
+    """What is known of a data set without its files."""
+
+    image_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    classes: int
+    train_images: int
+    """Before any validation split."""
+
+
+DATASET_SHAPES: Final = {
+    "digits": DatasetShape((1, 8, 8), 10, 1_438),
+    "mnist": DatasetShape((1, 28, 28), 10, 60_000),
+    "fashion_mnist": DatasetShape((1, 28, 28), 10, 60_000),
+    "cifar10": DatasetShape((3, 32, 32), 10, 50_000),
+    "cifar100": DatasetShape((3, 32, 32), 100, 50_000),
 }
 HUMAN_LABEL_SETS: Final = {
     "cifar10": ("aggre", "random1", "random2", "random3", "worse"),
@@ -53,7 +76,7 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 RUNNABLE: Final[dict[str, tuple[str, ...]]] = {
     "dataset": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"),
     "noise_kind": ("symmetric", "asymmetric", "pair_flip", "human"),
-    "model": ("lenet",),
+    "model": tuple(MODEL_OPTIONS),
     "augmentation": ("none", "flip_crop"),
     "precision": ("float32",),
 }
@@ -310,6 +333,15 @@ def _model_option_faults(spec: TrialSpec) -> Iterator[str]:
                 yield f"model_options {name}={value!r}: must be in [0, 1)"
         elif not (isinstance(value, int) and _is_int(value) and value >= 1):
             yield f"model_options {name}={value!r}: must be a whole number from 1"
+        elif (spec.model, name) in _OPTION_LIMITS:
+            limit, why = _OPTION_LIMITS[spec.model, name]
+            if value > limit:
+                yield f"model_options {name}={value!r}: must be a whole number from 1 to {limit} ({why})"
+    options = known | dict(spec.model_options)
+    if spec.model == "vit" and all(_is_int(options[name]) and int(options[name]) > 0 for name in ("width", "heads")):
+        width, heads = int(options["width"]), int(options["heads"])
+        if width % heads != 0:
+            yield f"model_options heads={heads}: must divide width ({width}) into heads of equal size"
 
 
 def unsupported(spec: TrialSpec) -> list[str]:

@@ -251,7 +251,7 @@ def _checksum(form: Mapping[str, Any]) -> str:
 
 
 def _pack(arrays: Arrays) -> tuple[bytes, str]:
-    content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    content = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     return content, hashlib.sha256(content).hexdigest()
 
 

@@ -27,6 +27,11 @@ KEEP: Final = ("dense_best_last", "all")
 OnLevel = Callable[[LevelRecord, bool], None]
 
 
+def faults(spec: TrialSpec) -> list[str]:
+    """Why a trial cannot run here although its fields are valid: its model's, its data's, and their fit."""
+    return [*models.faults(spec), *data.faults(spec)] or models.faults(spec, data.train_size(spec))
+
+
 @dataclass
 class _State:
     """The network after a level: weights and masks on the training device."""
@@ -53,9 +58,9 @@ def run(
     spec, versions and thread count give the same bytes on a CPU. `keep` says which levels' weights
     stay: all, or those of the dense, the best and the last level. Raises `SpecError` for what does not run.
     """
-    faults = unsupported(spec) or data.faults(spec)
-    if faults:
-        raise SpecError(faults)
+    wrong = unsupported(spec) or faults(spec)
+    if wrong:
+        raise SpecError(wrong)
     if keep not in KEEP or threads < 1:
         raise ValueError(f"`keep in {KEEP}` and `threads >= 1` must hold, but got {keep!r} and {threads!r}")
     torch.set_num_threads(threads)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdd_core import data
+from sdd_core import data, trajectory
 from sdd_core.cli import Parser, add_data_dir_flag, add_spec_flags, parse_value, read_spec, set_data_dir
 from sdd_core.curve import GiveUp, default_tolerance
 from sdd_core.spec import SpecError, TrialSpec, setting_id
@@ -172,8 +172,8 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     reader = _Reader(namespace)
     set_data_dir(namespace)
     spec, spec_faults = read_spec(namespace)
-    data_faults = data.faults(spec) if not spec_faults else []
-    size = data.deciding_size(spec) if not data_faults else 1
+    data_faults = trajectory.faults(spec) if not spec_faults else []
+    size = data.deciding_size(spec) if not (spec_faults or data_faults) else 1
     low, high = reader.range(spec)
     points = tuple(grid(low, high, reader.number("points_per_decade", "int", 1, "a whole number from 1", 4)))
     tolerance = reader.number("tolerance", "float", 0, "a number from 0")

@@ -1,13 +1,14 @@
 """Operations of a model and PFLOPs by the convention of the paper's tables."""
 
+import json
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from sdd_core import cost, models
-from sdd_core.spec import TrialSpec
+from sdd_core import cost, models, recipes
+from sdd_core.spec import DATASET_SHAPES, TrialSpec
 
 
 def test_lenet_on_mnist():
@@ -81,3 +82,128 @@ def test_the_papers_tables():
     assert math.isclose(23 * vit, 443.68, rel_tol=1e-4)  # printed a hair higher than its own formula
     assert [round(n * vgg, 2) for n in (30, 3)] == [48.84, 4.88]
     assert math.isclose(22 * vgg, 35.82, rel_tol=1e-3)
+
+
+# --- the paper's models ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "options", "kinds", "pflop"),
+    [
+        ("mnist", "lenet", {}, {"Linear": 266_200}, 0.00143748),
+        (
+            *("cifar10", "vit", {}),
+            {"Linear": 614_994_944, "AttentionProducts": 25_958_400, "LayerNorm": 1_999_360},
+            19.28858112,
+        ),
+        (
+            *("cifar10", "vgg", {}),
+            {"Conv2d": 66_945_024, "BatchNorm2d": 634_880, "AdaptiveAvgPool2d": 512, "Linear": 250_880},
+            1.627951104,
+        ),
+        (
+            *("cifar10", "resnet18", {}),
+            {"Conv2d": 555_417_600, "BatchNorm2d": 3_072_000, "AdaptiveAvgPool2d": 8_192, "Linear": 5_120},
+            13.404069888,
+        ),
+        (
+            *("cifar10", "resnet18", {"stem": "pool"}),
+            {"Conv2d": 140_181_504, "BatchNorm2d": 1_013_760, "AdaptiveAvgPool2d": 2_048, "Linear": 5_120},
+            3.388858368,
+        ),
+    ],
+)
+def test_golden_operations(dataset, model, options, kinds, pflop):
+    spec = recipes.RECIPES[dataset, model]().replace(model_options=tuple(options.items()))
+    answer = cost.estimate(spec)
+    assert answer["operations_by_kind"] == kinds
+    assert answer["operations_per_image"] == sum(kinds.values())
+    assert answer["pflop_per_training"] == pytest.approx(pflop, rel=1e-12)
+    assert answer["trainings"] == 29
+    assert answer["pflop_per_trajectory"] == pytest.approx(29 * pflop, rel=1e-12)
+
+
+def test_the_papers_products_per_image_are_these_models():
+    assert cost.estimate(recipes.cifar10_vit())["operations_per_image"] == 642_952_704
+    assert cost.estimate(recipes.cifar10_vgg())["operations_per_image"] == 67_831_296
+
+
+def test_rewinding_to_an_early_epoch_saves_its_epochs_at_every_pruned_level():
+    spec = recipes.mnist_lenet().replace(retraining="rewind_weights", rewind_epoch=10)
+    assert cost.estimate(spec)["pflop_per_trajectory"] == pytest.approx(0.00143748 * (1 + 28 * 20 / 30), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv1d(3, 4, 1)],
+        [nn.MultiheadAttention(4, 2)],
+        [nn.Linear(4, 4), nn.Bilinear(4, 4, 4)],
+    ],
+)
+def test_a_layer_that_is_not_counted_is_not_passed_over_in_silence(layers):
+    with pytest.raises(TypeError, match=type(layers[-1]).__name__):
+        cost.operations_per_image(nn.Sequential(*layers), (1, 2, 2))
+
+
+def test_a_module_may_count_its_own():
+    class Outer(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :, None] * x.flatten(1)[:, None, :]
+
+        def operations(self, inputs, output):
+            return output.numel()
+
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), Outer())
+    assert cost.operations_by_kind(model, (1, 2, 2)) == {"Conv2d": 4, "Outer": 16}
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+def run(capsys, *arguments):
+    assert cost.main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_the_command_prints_the_papers_figure(capsys):
+    text = run(capsys, "--model", "vit", "--dataset", "cifar10", "--epochs", "200")
+    assert "9,523,722 parameters, 9,466,880 prunable" in text
+    assert "642,952,704 operations an image" in text
+    assert "19.28858 PFLOP a training of 200 epochs x 50,000 images" in text
+
+
+def test_the_command_in_json(capsys):
+    arguments = ("--model", "vgg", "--dataset", "cifar10", "--epochs", "16", "--images", "5000", "--json")
+    answer = json.loads(run(capsys, *arguments))
+    assert (answer["epochs"], answer["train_images"], answer["model_options"]) == (16, 5000, {"gamma": 5, "delta": 5})
+    assert answer["pflop_per_training"] == pytest.approx(1.627951104 / 100, rel=1e-12)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist"])
+def test_every_training_image_counts_whatever_the_protocol(capsys, dataset):
+    answers = [
+        run(capsys, "--dataset", dataset, "--json", "--protocol", protocol) for protocol in ("validation", "paper")
+    ]
+    assert answers[0] == answers[1]
+    assert json.loads(answers[0])["train_images"] == DATASET_SHAPES[dataset].train_images
+
+
+@pytest.mark.parametrize(
+    ("arguments", "faults"),
+    [
+        (["--dataset", "cifar10", "--model", "vit", "--model-options", "patch=5"], ["patch=5 does not tile 32x32"]),
+        (["--images", "0"], ["images 0: must be a whole number from 1"]),
+        (["--images", "many", "--epochs", "0"], ["images 'many': must be a whole number", "epochs 0"]),
+        (["--dataset", "imagenet", "--epoch=3"], ["dataset 'imagenet'", "--epoch=3: unknown flag"]),
+        (["--dataset", "digits", "--model", "vgg"], ["dataset 'digits' with model 'vgg'"]),
+    ],
+)
+def test_the_command_refuses_all_faults_at_once(capsys, arguments, faults):
+    with pytest.raises(SystemExit) as caught:
+        cost.main(arguments)
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert f"{len(faults)} fault" in message
+    for fault in faults:
+        assert fault in message

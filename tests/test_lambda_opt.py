@@ -64,7 +64,7 @@ def all_curves(folder):
         (["--label-noise", "1.5"], ["label_noise 1.5: must be in [0, 1]"]),
         (["--label-noise", "nan"], ["label_noise nan: must be a finite number in [0, 1]"]),
         (["--dataset", "imagenet"], ["dataset 'imagenet': allowed are digits"]),
-        (["--dataset", "cifar10", "--model", "resnet18"], ["does not run yet; what runs: digits with lenet"]),
+        (["--dataset", "digits", "--model", "resnet18"], ["does not run yet; what runs: digits with lenet"]),
         (["--store", "/dev/null/store"], ["store '/dev/null/store': cannot be written to"]),
         (["--store", "nowhere://x"], ["store 'nowhere://x'"]),
         (["--seeds", "2"], ["seeds 2: must be an odd number"]),

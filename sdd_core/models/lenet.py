@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from torch import nn
 
+from sdd_core.spec import ModelOptions
 
-def lenet(options: Mapping[str, int | float | str], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+
+def lenet(options: ModelOptions, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Options: hidden1, hidden2 (units of the two hidden layers)."""
     hidden1, hidden2 = int(options["hidden1"]), int(options["hidden2"])
     return nn.Sequential(

@@ -1,0 +1,51 @@
+"""ResNet-18 in its CIFAR form: a 3x3 stem of stride 1, then four stages of two basic blocks.
+
+11,173,962 parameters on CIFAR-10. The paper does not say whether a max-pool follows the stem; one
+repository of its authors has one. Without it (the default) an image costs 557 million multiply-adds,
+with it 141 million.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
+
+from sdd_core.spec import ModelOptions
+
+
+def _stage(before: int, width: int, stride: int) -> nn.Sequential:
+    """Two basic blocks; the first may halve the map and change its width."""
+    shortcut = None
+    if stride != 1 or before != width:
+        shortcut = nn.Sequential(conv1x1(before, width, stride), nn.BatchNorm2d(width))
+    return nn.Sequential(BasicBlock(before, width, stride, shortcut), BasicBlock(width, width))
+
+
+def resnet18(options: ModelOptions, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Options: width (channels of the first stage; each next has twice as many), stem (no_pool or pool)."""
+    width = int(options["width"])
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv=conv3x3(image_shape[0], width), norm=nn.BatchNorm2d(width), relu=nn.ReLU(inplace=True)
+    )
+    if options["stem"] == "pool":
+        layers["pool"] = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+    layers["stage1"] = _stage(width, width, stride=1)
+    for number in (2, 3, 4):
+        layers[f"stage{number}"] = _stage(width, 2 * width, stride=2)
+        width *= 2
+    layers |= {"average": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": nn.Linear(width, classes)}
+    return nn.Sequential(layers)
+
+
+def resnet18_faults(options: ModelOptions, image_shape: tuple[int, int, int], smallest_batch: int) -> Iterator[str]:
+    """Any image fits, but batch norm cannot train on a single value a channel."""
+    _, height, width = image_shape
+    shrink = 16 if options["stem"] == "pool" else 8
+    if smallest_batch == 1 and height <= shrink and width <= shrink:
+        yield (
+            f"it shrinks {height}x{width} images to one pixel, where batch norm needs two images; "
+            "take a batch_size that leaves no batch of one"
+        )
