@@ -55,7 +55,7 @@ RUNNABLE: Final[dict[str, tuple[str, ...]]] = {
     "noise_kind": ("symmetric",),
     "model": ("lenet",),
     "augmentation": ("none",),
-    "precision": ("float32",),
+    "precision": ("float32", "tf32", "bfloat16"),
     "criterion": ("global_magnitude",),
     "retraining": ("rewind_lr",),
 }

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sdd_core import cost, data, models, pruning, training
+from sdd_core import cost, data, models, pruning, steps, training
 from sdd_core.curve import GiveUp, LevelRecord, best_level
 from sdd_core.spec import SpecError, TrialSpec, level_key, unsupported
 from sdd_core.store import Arrays, Store, is_complete
@@ -53,7 +53,8 @@ def run(
     spec, versions and thread count give the same bytes on a CPU. `keep` says which levels' weights
     stay: all, or those of the dense, the best and the last level. Raises `SpecError` for what does not run.
     """
-    faults = [*unsupported(spec), *data.faults(spec)]
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    faults = [*unsupported(spec), *data.faults(spec), *steps.faults(spec, place.type, steps.capability(place))]
     if faults:
         raise SpecError(faults)
     if keep not in KEEP or threads < 1:
@@ -61,7 +62,7 @@ def run(
     torch.set_num_threads(threads)
     # Strong decay drives weights into the denormal range, where a CPU is many times slower.
     torch.set_flush_denormal(True)
-    runner = _Runner(spec, store, keep, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    runner = _Runner(spec, store, keep, place)
     try:
         return runner.run(give_up, on_level)
     finally:  # it is a state of the whole thread, and other code's arithmetic is not ours to change

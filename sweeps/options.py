@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdd_core import data
+from sdd_core import data, steps
 from sdd_core.cli import Parser, add_spec_flags, parse_value, read_spec
 from sdd_core.curve import GiveUp, default_tolerance
 from sdd_core.spec import SpecError, TrialSpec, setting_id
@@ -206,7 +206,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     json_file = Path(namespace.json).absolute() if namespace.json else None
     if json_file is not None and not json_file.parent.is_dir():
         reader.faults.append(f"json {namespace.json!r}: there is no folder {json_file.parent}")
-    faults += spec_faults + data_faults + reader.faults
+    faults += spec_faults + data_faults + steps.faults(spec, "cuda" if gpus else "cpu") + reader.faults
     if faults or store is None:
         parser.refuse(faults)
     mlflow = namespace.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or (cluster and cluster.mlflow_tracking_uri)

@@ -22,13 +22,14 @@ SCIENCE = {
     "models": {"spec"},
     "pruning": {"spec"},
     "losses": set(),
-    "training": {"spec", "data", "pruning", "losses"},
+    "steps": {"spec"},
+    "training": {"spec", "data", "pruning", "losses", "steps"},
     "cost": {"models", "pruning"},
     "energy": set(),
     "store": {"spec", "curve", "blobs"},
     "trajectory": {
         *("spec", "recipes", "curve", "noise", "data", "models", "pruning", "losses"),
-        *("training", "cost", "energy", "blobs", "store"),
+        *("steps", "training", "cost", "energy", "blobs", "store"),
     },
 }
 FRONT_ENDS = {"__init__", "__main__", "cli"}
