@@ -45,9 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faults.append(f"keep_weights {options.keep_weights!r}: allowed are dense_best_last, all")
     faults += _device_faults(options.device)
     if not spec_faults:
+        import torch
+
         from sdd_core import trajectory
 
-        faults += trajectory.faults(spec)
+        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        faults += trajectory.faults(spec, device.split(":")[0])
     try:
         store = Store(options.store)
         fault = store.fault()

@@ -21,8 +21,9 @@ from sdd_core.augmentation import Augment
 from sdd_core.spec import TrialSpec, stream
 
 # Batches gathered and normalised at once: enough to hide the overhead of small steps, few enough
-# that the float copy stays small beside the data.
+# that the float copy stays small beside the data and, on a CPU, in its cache.
 _CHUNK: Final = 16
+_CHUNK_PIXELS: Final = 2**17
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ class Split:
 
     def inputs(self, index: Tensor | slice) -> Tensor:
         """The model's input for some images: (n, C, H, W) float32, normalised."""
-        return self.normalise(self.images[index])
+        # `index_select` copies whole images, where indexing goes pixel by pixel.
+        return self.normalise(self.images.index_select(0, index) if isinstance(index, Tensor) else self.images[index])
 
     def normalise(self, images: Tensor) -> Tensor:
         """The model's input for uint8 images (n, C, H, W)."""
-        return torch.addcmul(self.shift, images.to(torch.float32), self.scale)
+        return images.to(torch.float32).mul_(self.scale).add_(self.shift)
 
     @property
     def chance(self) -> float:
@@ -231,10 +233,11 @@ def epoch_batches(
     """One epoch's (inputs, labels) batches in the order that `seed` draws; the last may be smaller."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(split), generator=generator).to(split.labels.device)
-    for chunk in order.split(batch_size * _CHUNK):
-        images = split.images[chunk]
+    fitting = _CHUNK_PIXELS // (batch_size * split.images[0].numel()) if order.device.type == "cpu" else _CHUNK
+    for chunk in order.split(batch_size * min(max(fitting, 1), _CHUNK)):
+        images, labels = split.images.index_select(0, chunk), split.labels.index_select(0, chunk)
         inputs = split.normalise(images if augment is None else augment(images, chunk))
-        yield from zip(inputs.split(batch_size), split.labels[chunk].split(batch_size), strict=True)
+        yield from zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
 
 
 def deciding_size(spec: TrialSpec) -> int:

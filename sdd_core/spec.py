@@ -78,7 +78,6 @@ RUNNABLE: Final[dict[str, tuple[str, ...]]] = {
     "noise_kind": ("symmetric", "asymmetric", "pair_flip", "human"),
     "model": tuple(MODEL_OPTIONS),
     "augmentation": ("none", "flip_crop"),
-    "precision": ("float32",),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdd_core import augmentation, data, pruning
+from sdd_core import augmentation, data, pruning, steps
 from sdd_core.spec import TrialSpec, stream
 
 _EVAL_BATCH: Final = 2048
@@ -53,6 +54,7 @@ def train(
     level: int,
     schedule: Schedule | None = None,
     after_epoch: Callable[[int], None] | None = None,
+    plan: steps.StepPlan | None = None,
 ) -> None:
     """Train `model` in place, keeping every removed weight at exactly 0.
 
@@ -61,37 +63,45 @@ def train(
 
     The masks are applied after each step: neither momentum nor weight decay can bring back a weight
     that enters every forward pass as 0. Batch order and dropout are drawn from `seed`, the level and
-    the epoch, so a level does not depend on what ran before it in this process.
+    the epoch, so a level does not depend on what ran before it in this process. `plan` is by default
+    `steps.step_plan`'s for the split's device. Nothing inside an epoch waits for a GPU.
     """
-    weights = pruning.prunable_weights(model)
-    # A multiplication by 0 and 1 costs less per step than a masked fill; a layer with all weights needs neither.
-    factors = [(w, masks[n].to(w.dtype)) for n, w in weights.items() if not bool(masks[n].all())]
-    optimizer = make_optimizer(spec, model)
+    device = split.images.device
+    plan = plan or steps.step_plan(device.type, steps.capability(device), model, spec)
     model.train()
-    with torch.random.fork_rng(devices=_cuda_devices(split)):
+    with steps.layout(model, plan), steps.arithmetic(plan), steps.side_stream(device), _own_random_state(device):
+        weights = pruning.prunable_weights(model)
+        # A multiplication by 0 and 1 costs less per step than a masked fill; a layer with all weights needs neither.
+        factors = [(w, torch.empty_like(w).copy_(masks[n])) for n, w in weights.items() if not bool(masks[n].all())]
+        optimizer = make_optimizer(spec, model)
+        step = steps.make_step(model, optimizer, factors, plan, spec.batch_size)
         for epoch, rate in full_schedule(spec) if schedule is None else schedule:
-            torch.manual_seed(stream("dropout", spec.seed, level, epoch))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            _seed(device, stream("dropout", spec.seed, level, epoch))
+            steps.set_rate(optimizer, rate)
             drawn = stream("augmentation", spec.seed, level, epoch)
-            augment = augmentation.augmenter(spec.augmentation, len(split), split.images.device, drawn)
+            augment = augmentation.augmenter(spec.augmentation, len(split), device, drawn)
             order = stream("order", spec.seed, level, epoch)
             for inputs, labels in data.epoch_batches(split, spec.batch_size, order, augment):
-                loss = F.cross_entropy(model(inputs), labels)
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                with torch.no_grad():
-                    for weight, factor in factors:
-                        weight.mul_(factor)
+                step(inputs, labels)
             if after_epoch is not None:
                 after_epoch(epoch)
-    # A weight that diverged to NaN or infinity survives a multiplication by 0.
-    pruning.apply_masks(weights, masks)
+        # A weight that diverged to NaN or infinity survives a multiplication by 0.
+        pruning.apply_masks(weights, masks)
 
 
-def _cuda_devices(split: data.Split) -> list[torch.device]:
-    return [split.images.device] if split.images.device.type == "cuda" else []
+def _own_random_state(device: torch.device) -> AbstractContextManager[None]:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed the generators that dropout draws from.
+
+    Where CUDA is not in use, `torch.manual_seed` queues a call for later with a formatted stack for
+    every kind of device: a tenth of a millisecond, and memory that is never freed.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
 
 
 def gradients(model: nn.Module, split: data.Split) -> dict[str, Tensor]:
@@ -122,18 +132,20 @@ class Scores:
 def evaluate(model: nn.Module, split: data.Split, labelings: Mapping[str, Tensor]) -> dict[str, Scores]:
     """Scores of `model` in evaluation mode on each labelling (N,) of one split, from one forward pass.
 
-    A model that diverged has a loss of inf; its NaN logits count as wrong answers.
+    Always in full float32, whatever precision the model was trained in. A model that diverged has a
+    loss of inf; its NaN logits count as wrong answers.
     """
     model.eval()
     correct = dict.fromkeys(labelings, 0)
     loss = dict.fromkeys(labelings, 0.0)
-    for start in range(0, len(split), _EVAL_BATCH):
-        part = slice(start, start + _EVAL_BATCH)
-        logits = model(split.inputs(part)).float()
-        finite = logits.isfinite().all(dim=1)
-        for name, labels in labelings.items():
-            correct[name] += int(((logits.argmax(dim=1) == labels[part]) & finite).sum())
-            loss[name] += float(F.cross_entropy(logits, labels[part], reduction="sum"))
+    with steps.arithmetic(steps.StepPlan()):
+        for start in range(0, len(split), _EVAL_BATCH):
+            part = slice(start, start + _EVAL_BATCH)
+            logits = model(split.inputs(part)).float()
+            finite = logits.isfinite().all(dim=1)
+            for name, labels in labelings.items():
+                correct[name] += int(((logits.argmax(dim=1) == labels[part]) & finite).sum())
+                loss[name] += float(F.cross_entropy(logits, labels[part], reduction="sum"))
     size = len(split)
     return {
         name: Scores(correct[name] / size, loss[name] / size if math.isfinite(loss[name]) else math.inf)

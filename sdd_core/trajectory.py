@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sdd_core import cost, data, models, pruning, retraining, training
+from sdd_core import cost, data, models, pruning, retraining, steps, training
 from sdd_core.curve import GiveUp, LevelRecord, best_level
 from sdd_core.spec import SpecError, TrialSpec, level_key, snapshot_key, stream, unsupported
 from sdd_core.store import Arrays, Store, is_complete
@@ -27,9 +27,13 @@ KEEP: Final = ("dense_best_last", "all")
 OnLevel = Callable[[LevelRecord, bool], None]
 
 
-def faults(spec: TrialSpec) -> list[str]:
-    """Why a trial cannot run here although its fields are valid: its model's, its data's, and their fit."""
-    return [*models.faults(spec), *data.faults(spec)] or models.faults(spec, data.train_size(spec))
+def faults(spec: TrialSpec, device_type: str = "cpu", capability: tuple[int, int] | None = None) -> list[str]:
+    """Why a trial cannot run on a kind of device although its fields are valid.
+
+    Its model's faults, its data's, its arithmetic's, and whether they fit together.
+    """
+    found = [*models.faults(spec), *data.faults(spec), *steps.faults(spec, device_type, capability)]
+    return found or models.faults(spec, data.train_size(spec))
 
 
 @dataclass
@@ -58,7 +62,8 @@ def run(
     spec, versions and thread count give the same bytes on a CPU. `keep` says which levels' weights
     stay: all, or those of the dense, the best and the last level. Raises `SpecError` for what does not run.
     """
-    wrong = unsupported(spec) or faults(spec)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    wrong = unsupported(spec) or faults(spec, place.type, steps.capability(place))
     if wrong:
         raise SpecError(wrong)
     if keep not in KEEP or threads < 1:
@@ -66,7 +71,7 @@ def run(
     torch.set_num_threads(threads)
     # Strong decay drives weights into the denormal range, where a CPU is many times slower.
     torch.set_flush_denormal(True)
-    runner = _Runner(spec, store, keep, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    runner = _Runner(spec, store, keep, place)
     try:
         return runner.run(give_up, on_level)
     finally:  # it is a state of the whole thread, and other code's arithmetic is not ours to change

@@ -172,7 +172,9 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     reader = _Reader(namespace)
     set_data_dir(namespace)
     spec, spec_faults = read_spec(namespace)
-    data_faults = trajectory.faults(spec) if not spec_faults else []
+    cluster = _read_cluster(namespace.cluster, reader)
+    gpus = reader.number("gpus_per_trial", "float", 0, "at least 0", cluster.gpus_per_trial if cluster else 0)
+    data_faults = trajectory.faults(spec, "cuda" if gpus else "cpu") if not spec_faults else []
     size = data.deciding_size(spec) if not (spec_faults or data_faults) else 1
     low, high = reader.range(spec)
     points = tuple(grid(low, high, reader.number("points_per_decade", "int", 1, "a whole number from 1", 4)))
@@ -191,7 +193,6 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         rule=rule,
         width=width,
     )
-    cluster = _read_cluster(namespace.cluster, reader)
     reading = Reading(
         patience=reader.number("patience", "int", 1, "a whole number from 1", 3),
         min_drop=reader.number("min_drop", "float", 0, "a number from 0", 0.02),
@@ -206,7 +207,6 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     threads = reader.number("threads", "int", 1, "a whole number from 1", 1)
     workers = reader.number("workers", "int", 1, "a whole number from 1")
     cpus = reader.number("cpus_per_trial", "float", 0.01, "above 0", cluster.cpus_per_trial if cluster else 1)
-    gpus = reader.number("gpus_per_trial", "float", 0, "at least 0", cluster.gpus_per_trial if cluster else 0)
     json_file = Path(namespace.json).absolute() if namespace.json else None
     if json_file is not None and not json_file.parent.is_dir():
         reader.faults.append(f"json {namespace.json!r}: there is no folder {json_file.parent}")

@@ -24,14 +24,15 @@ SCIENCE = {
     "models": {"spec"},
     "pruning": {"spec"},
     "losses": set(),
-    "training": {"spec", "data", "augmentation", "pruning", "losses"},
+    "steps": {"spec"},
+    "training": {"spec", "data", "augmentation", "pruning", "losses", "steps"},
     "retraining": {"spec", "training"},
     "cost": {"models", "pruning"},
     "energy": set(),
     "store": {"spec", "curve", "blobs"},
     "trajectory": {
         *("spec", "recipes", "curve", "noise", "sources", "augmentation", "data", "models", "pruning", "losses"),
-        *("training", "retraining", "cost", "energy", "blobs", "store"),
+        *("steps", "training", "retraining", "cost", "energy", "blobs", "store"),
     },
 }
 FRONT_ENDS = {"__init__", "__main__", "cli", "download"}
