@@ -2,6 +2,12 @@
 
 import itertools
 import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -302,3 +308,36 @@ def test_pruning_touches_prunable_weights_only(model):
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name] * masks[name] if name in masks else before[name]), name
     assert pruning.remaining(masks) == pruning.prunable(masks) - round(0.5 * pruning.prunable(masks))
+
+
+# --- adding one -----------------------------------------------------------------------------
+
+
+def test_the_readmes_example_of_a_new_model_works(tmp_path):
+    """Its file and its lines are put into a copy of the package, and its command is run there."""
+    root = Path(__file__).resolve().parent.parent
+    section = (root / "README.md").read_text().split("## Adding a model")[1].split("\n## ")[0]
+    file, lines = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    shutil.copytree(root / "sdd_core", tmp_path / "sdd_core", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / file.splitlines()[0].removeprefix("# ")).write_text(file)
+    for line in lines.splitlines():
+        place, path = re.search(r"  # (\w+) of ([\w/.]+\.py)", line).groups()
+        text = (tmp_path / path).read_text()
+        if place == "imports":
+            changed = text.replace("from sdd_core.", f"{line}\nfrom sdd_core.", 1)
+        else:
+            (head,) = re.findall(rf"^{place}: Final.* = {{$", text, flags=re.MULTILINE)
+            changed = text.replace(head, f"{head}\n    {line}")
+        assert changed != text, line
+        (tmp_path / path).write_text(changed)
+    command = re.search(r"`python -m (sdd_core --model mlp .*?)`", section)[1].split()
+    result = subprocess.run(
+        [sys.executable, "-m", *command, "--epochs", "1", "--target-sparsity", "0.3"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "3 levels" in result.stdout

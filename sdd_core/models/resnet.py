@@ -11,13 +11,15 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
 
 from sdd_core.spec import ModelOptions
 
 
 def _stage(before: int, width: int, stride: int) -> nn.Sequential:
     """Two basic blocks; the first may halve the map and change its width."""
+    # Importing torchvision takes as long as importing torch; only this model pays for it.
+    from torchvision.models.resnet import BasicBlock, conv1x1
+
     shortcut = None
     if stride != 1 or before != width:
         shortcut = nn.Sequential(conv1x1(before, width, stride), nn.BatchNorm2d(width))
@@ -28,7 +30,9 @@ def resnet18(options: ModelOptions, image_shape: tuple[int, int, int], classes: 
     """Options: width (channels of the first stage; each next has twice as many), stem (no_pool or pool)."""
     width = int(options["width"])
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=conv3x3(image_shape[0], width), norm=nn.BatchNorm2d(width), relu=nn.ReLU(inplace=True)
+        conv=nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False),
+        norm=nn.BatchNorm2d(width),
+        relu=nn.ReLU(inplace=True),
     )
     if options["stem"] == "pool":
         layers["pool"] = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
