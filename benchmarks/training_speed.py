@@ -1,0 +1,227 @@
+"""How fast `training.train` is, beside a bare PyTorch loop and the usual loop with a DataLoader.
+
+    python benchmarks/training_speed.py                                            # digits, LeNet: 20 s
+    python benchmarks/training_speed.py --dataset mnist --data-dir DIR             # 3 minutes
+    python benchmarks/training_speed.py --device cuda --model resnet18 --dataset synthetic-cifar10
+
+The three loops train the same pruned model with the same batches' size, optimiser and precision, one
+after another in turn; a ratio is the median over the turns. `bare`: float images normalised
+beforehand and in memory, default SGD, masks multiplied in. `common`: a torchvision-style data set
+of PIL images with ToTensor and Normalize behind a DataLoader in this process, otherwise as bare.
+On a CPU the clock is this process's CPU seconds (one thread, no worker processes), which other
+programs disturb less than the wall's; `--clock wall` takes the wall's. `of matmul` is
+the share of the rate of a large float32 product measured in the same run that the step's arithmetic
+(2 operations for each of `sdd_core.cost`'s, forward once and backward twice) reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sdd_core import cost, data, models, pruning, recipes, training
+from sdd_core.spec import CHOICES, MODEL_OPTIONS, TrialSpec
+
+Loop = Callable[[nn.Module, pruning.Masks], None]
+
+
+def _mnist(folder: Path) -> data.Split:
+    """MNIST's training images from its published idx files."""
+
+    def read(name: str, header: int) -> np.ndarray:
+        (path,) = [p for p in folder.rglob(f"{name}*") if p.is_file()][:1]
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return np.frombuffer(raw, np.uint8, offset=header).copy()
+
+    images = read("train-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28)
+    return _split(images, read("train-labels-idx1-ubyte", 8).astype(np.int64), 0.1307, 0.3081)
+
+
+def _split(images: np.ndarray, labels: np.ndarray, mean: float, std: float) -> data.Split:
+    stats = {"scale": torch.tensor(1 / (255 * std)), "shift": torch.tensor(-mean / std)}
+    pixels, classes = torch.from_numpy(images), torch.from_numpy(labels)
+    return data.Split(pixels, classes, classes, **{n: v.view(1, 1, 1, 1) for n, v in stats.items()})
+
+
+def _load(arguments: argparse.Namespace, spec: TrialSpec, device: torch.device) -> data.Split:
+    if arguments.dataset == "digits":
+        return data.load(spec, device).train
+    if arguments.dataset == "mnist":
+        split = _mnist(arguments.data_dir)
+    else:
+        rng = np.random.default_rng(0)
+        split = _split(rng.integers(0, 256, (10_000, 3, 32, 32), np.uint8), rng.integers(0, 10, 10_000), 0.47, 0.25)
+    split = data.Split(**{name: value[: arguments.images or None] for name, value in vars(split).items()})
+    return data.Split(**{name: value.to(device) for name, value in vars(split).items()})
+
+
+def _plain_loop(model: nn.Module, masks: pruning.Masks, spec: TrialSpec, batches: Callable[[], object]) -> None:
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
+    )
+    weights = {name: p for name, p in model.named_parameters() if name in masks}
+    factors = {name: masks[name].float() for name in weights}
+    device = next(model.parameters()).device
+    model.train()
+    for _ in range(spec.epochs):
+        for inputs, labels in batches():  # type: ignore[attr-defined]
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+                loss = F.cross_entropy(model(inputs.to(device)), labels.to(device))
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.mul_(factors[name])
+
+
+def _bare(split: data.Split, spec: TrialSpec) -> Loop:
+    inputs, labels = split.inputs(slice(None)), split.labels
+
+    def batches() -> object:
+        order = torch.randperm(len(labels), device=labels.device)
+        return ((inputs[part], labels[part]) for part in order.split(spec.batch_size))
+
+    return lambda model, masks: _plain_loop(model, masks, spec, batches)
+
+
+def _common(split: data.Split, spec: TrialSpec) -> Loop:
+    from PIL import Image
+    from torchvision import transforms  # type: ignore[import-untyped]
+
+    pixels, labels = split.images.cpu(), split.labels.cpu()
+    top = 16 if pixels.shape[-1] == 8 else 255
+    mean = (-split.shift / split.scale / top).flatten().tolist()
+    std = (1 / split.scale / top).flatten().tolist()
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+    class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
+        """As torchvision's MNIST gives them."""
+
+        def __len__(self) -> int:
+            return len(labels)
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            image, label = pixels[index], int(labels[index])
+            array = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
+            return transform(Image.fromarray(array)), label
+
+    loader = torch.utils.data.DataLoader(Images(), batch_size=spec.batch_size, shuffle=True)
+    return lambda model, masks: _plain_loop(model, masks, spec, lambda: loader)
+
+
+def _matmul_rate(device: torch.device, clock: Callable[[], float]) -> float:
+    """Operations a second of a large float32 product (bf16 peaks are another figure)."""
+    size = 1024 if device.type == "cpu" else 8192
+    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+    seconds = []
+    for _ in range(8):
+        started = clock()
+        a @ b
+        seconds.append(clock() - started)
+    return float(2 * size**3 / min(seconds))
+
+
+def _peak_memory(device: torch.device) -> float:
+    """MB: of the GPU since the last reset; of the whole process, libraries included, on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def main() -> None:
+    """Measure and print one table and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--model", choices=tuple(models.BUILDERS), default="lenet")
+    parser.add_argument("--dataset", choices=("digits", "mnist", "synthetic-cifar10"), default="digits")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST's idx files are")
+    parser.add_argument("--precision", choices=CHOICES["precision"], default="float32")
+    parser.add_argument("--images", type=int, default=0, help="only the first so many")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=1, help="of one measurement")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
+    parser.add_argument("--skip-common", action="store_true")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    torch.set_num_threads(1)
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            return time.perf_counter()
+        return time.process_time() if arguments.clock == "cpu" else time.perf_counter()
+
+    spec = recipes.digits_lenet().replace(
+        model=arguments.model,
+        model_options=tuple(MODEL_OPTIONS[arguments.model].items()),
+        learning_rate=0.01,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        precision=arguments.precision,
+    )
+    split = _load(arguments, spec, device)
+    shape = tuple(split.images.shape[1:])
+    model = models.build(spec, shape, 10).to(device)  # type: ignore[arg-type]
+    weights = pruning.prunable_weights(model)
+    masks = pruning.prune(weights, pruning.dense_masks(model), spec.prune_fraction, spec.criterion)
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    operations = 6 * cost.operations_per_image(model, shape)  # type: ignore[arg-type]
+
+    def ours(network: nn.Module, kept: pruning.Masks) -> None:
+        training.train(network, kept, split, spec, 1)
+
+    loops: dict[str, Loop] = {"train()": ours}
+    peak: dict[str, float] = {}
+    times: dict[str, list[float]] = {}
+    images = len(split) * spec.epochs
+    for turn in range(-1, arguments.repeats):  # turn -1 warms up, and sees each loop's memory before the next is made
+        for name in ("train()", "bare", "common"):
+            if name == "common" and arguments.skip_common:
+                continue
+            if name not in loops:
+                loops[name] = _bare(split, spec) if name == "bare" else _common(split, spec)
+            model.load_state_dict(initial)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            started = clock()
+            loops[name](model, masks)
+            if turn < 0:
+                peak[name] = _peak_memory(device)
+            else:
+                times.setdefault(name, []).append(clock() - started)
+    matmul = _matmul_rate(device, clock)
+
+    print(f"{arguments.model} on {arguments.dataset}: {len(split)} images {shape}, batch {spec.batch_size}, ", end="")
+    print(f"{spec.precision}, torch {torch.__version__}, {device}, {arguments.repeats} turns, ", end="")
+    print(f"large product {matmul / 1e9:.1f} GFLOP/s, {operations / 1e6:.3f} MFLOP per image")
+    print("loop      images/s   ms/step   train() is   of matmul   peak MB")
+    steps = spec.epochs * math.ceil(len(split) / spec.batch_size)
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        ratio = statistics.median(other / own for other, own in zip(seconds, times["train()"], strict=True))
+        print(
+            f"{name:8s} {images / median:9.0f} {1e3 * median / steps:9.3f} {ratio:8.2f} times"
+            f"{operations * images / median / matmul:11.2f} {peak[name]:9.0f}"
+        )
+    print(json.dumps({"seconds": times, "matmul": matmul, "operations_per_image": operations, "peak_mb": peak}))
+
+
+if __name__ == "__main__":
+    main()
