@@ -87,8 +87,8 @@ class ClusterSettings:
     cpus_per_trial: int = 1
     """CPUs that each trial reserves."""
 
-    gpus_per_trial: float = 0
-    """GPUs that each trial reserves: 0, a fraction of one, or a whole number."""
+    gpus_per_trial: float | None = None
+    """GPUs that each trial reserves: 0, a fraction of one, or a whole number; None when the file leaves it open."""
 
 
 KEYS: Final = ("store", "mlflow_tracking_uri", "project", "cpus_per_trial", "gpus_per_trial")
@@ -443,6 +443,11 @@ def check_request(cpus: float, gpus: float) -> list[str]:
         for node in nodes
     )
     return [f"{cpus:g} CPUs and {gpus:g} GPUs per trial: no node can ever run that; the nodes have {has or 'nothing'}"]
+
+
+def have_gpus() -> bool:
+    """Whether any alive node has a GPU."""
+    return any(node["Resources"].get("GPU", 0) > 0 for node in _alive())
 
 
 def width(cpus: float, gpus: float) -> int:

@@ -14,11 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
+from sdd_core import steps
 from sdd_core.store import Store
 from sweeps.answer import LambdaAnswer
 from sweeps.driver_types import Listener, Outcome, Task
 from sweeps.lambda_search import LambdaSearch
-from sweeps.options import Options, make_parser, read_options
+from sweeps.options import Options, gains_from_gpu, make_parser, read_options
 from sweeps.progress import Progress
 from sweeps.search import LambdaStudy
 from sweeps.tracking import Tracker, TrialFinal
@@ -116,12 +117,16 @@ def _run(console: Console, options: Options, search: LambdaSearch, tracker: Trac
         else:
             connect.start_local(options.workers and int(options.workers * options.cpus))
             faults = []
-        faults += connect.check_request(options.cpus, options.gpus)
+        gpus = options.gpus
+        if gpus is None:
+            gpus = 1.0 if gains_from_gpu(options.search.base) and connect.have_gpus() else 0.0
+        faults += connect.check_request(options.cpus, gpus)
+        faults += steps.faults(options.search.base, "cuda" if gpus else "cpu")
     except connect.ClusterError as error:
         make_parser().refuse([str(error)])
     if faults:
         make_parser().refuse(faults)
-    width = connect.width(options.cpus, options.gpus)
+    width = connect.width(options.cpus, gpus)
     width = min(width, options.workers) if options.workers is not None else width
     progress = Progress(console, width, len(options.search.seeds), options.search.base.decided_on)
     listeners: list[Listener] = [_Recorder(options.store, options.sweep, tracker), progress]
@@ -129,7 +134,7 @@ def _run(console: Console, options: Options, search: LambdaSearch, tracker: Trac
         return driver.run(
             search,
             options.store,
-            resources=driver.Resources(cpus=options.cpus, gpus=options.gpus, width=width, threads=options.threads),
+            resources=driver.Resources(cpus=options.cpus, gpus=gpus, width=width, threads=options.threads),
             keep=options.keep,
             listeners=listeners,
             shared_storage=shared,

@@ -53,7 +53,8 @@ class Options:
     keep: str
     threads: int
     cpus: float
-    gpus: float
+    gpus: float | None
+    """None: one where the nodes have GPUs and the model gains from one."""
     workers: int | None
     json: Path | None
     picture: Path
@@ -101,7 +102,11 @@ def make_parser() -> Parser:
     add = group.add_argument
     add("--cluster", metavar="YAML", help="run on this Ray cluster, from one of its machines")
     add("--cpus-per-trial", metavar="X", help="[1, or the cluster file's]")
-    add("--gpus-per-trial", metavar="X", help="may be a fraction [0, or the cluster file's]")
+    add(
+        "--gpus-per-trial",
+        metavar="X",
+        help="may be a fraction [the cluster file's, or 1 where there are GPUs; lenet 0]",
+    )
     add("--threads", metavar="N", default="1", help="CPU threads of a trial's arithmetic [1]")
     add("--workers", metavar="N", help="trials at once [as many as fit]")
     return parser
@@ -173,8 +178,9 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     set_data_dir(namespace)
     spec, spec_faults = read_spec(namespace)
     cluster = _read_cluster(namespace.cluster, reader)
-    gpus = reader.number("gpus_per_trial", "float", 0, "at least 0", cluster.gpus_per_trial if cluster else 0)
-    data_faults = trajectory.faults(spec, "cuda" if gpus else "cpu") if not spec_faults else []
+    gpus = reader.number("gpus_per_trial", "float", 0, "at least 0", cluster.gpus_per_trial if cluster else None)
+    on_gpu = gpus if gpus is not None else gains_from_gpu(spec)
+    data_faults = trajectory.faults(spec, "cuda" if on_gpu else "cpu") if not spec_faults else []
     size = data.deciding_size(spec) if not (spec_faults or data_faults) else 1
     low, high = reader.range(spec)
     points = tuple(grid(low, high, reader.number("points_per_decade", "int", 1, "a whole number from 1", 4)))
@@ -231,6 +237,11 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         else Path("results").absolute() / f"{sweep}.png",
         cluster=cluster,
     )
+
+
+def gains_from_gpu(spec: TrialSpec) -> bool:
+    """Whether a trial asks for a GPU by default. A LeNet's steps are too small for one: a core does as well."""
+    return spec.model != "lenet"
 
 
 def _read_cluster(path: str | None, reader: _Reader) -> ClusterSettings | None:

@@ -55,7 +55,7 @@ def test_read_gives_the_settings_and_the_head(tmp_path: Path) -> None:
 def test_read_without_settings_gives_defaults(tmp_path: Path) -> None:
     settings = connect.read(write(tmp_path, yaml.safe_dump(LOCAL)))
     assert (settings.store, settings.mlflow_tracking_uri) == (None, None)
-    assert (settings.cpus_per_trial, settings.gpus_per_trial) == (1, 0)
+    assert (settings.cpus_per_trial, settings.gpus_per_trial) == (1, None)
 
 
 def test_the_port_is_that_of_the_start_command_and_a_cloud_head_is_asked_for(tmp_path: Path) -> None:
@@ -315,6 +315,7 @@ def test_a_missing_token_is_explained(two_nodes: ClusterSettings, tmp_path: Path
 def test_width_and_requests_on_a_cluster(attached: ClusterSettings) -> None:
     assert connect.width(1, 0) == 2
     assert connect.check_request(1, 0) == []
+    assert not connect.have_gpus()
     (cpus,) = connect.check_request(5, 0)
     (gpus,) = connect.check_request(1, 1)
     assert "5 CPUs and 0 GPUs per trial: no node can ever run that" in cpus
