@@ -14,6 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
+	@mkdir -p results
 	$(BIN)/python sweeps/lambda_opt.py --json results/lambda_opt.json
 
 lint: $(STAMP)

@@ -82,7 +82,7 @@ def trained(spec, splits, model=None, plan=None):
     weights, masks = pruning.prunable_weights(model), pruning.dense_masks(model)
     masks = pruning.prune(weights, masks, 0.5, "global_magnitude")
     pruning.apply_masks(weights, masks)
-    training.train(model, masks, splits.train, spec, 1, plan)
+    training.train(model, masks, splits.train, spec, 1, plan=plan)
     assert all(bool((weight[~masks[name]] == 0).all()) for name, weight in weights.items())
     return model
 
