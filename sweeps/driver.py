@@ -13,6 +13,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -64,11 +65,13 @@ def run(
 
     A trial that fails for good is named in the outcome and the others go on; Ctrl-C ends the sweep
     at once, and what is finished stays. `shared_storage` is where Ray keeps its own passing files on
-    a cluster; on one machine they go into a temporary folder.
+    a cluster; on one machine they go into a temporary folder. They are removed at the end, except from an
+    object store.
     """
     outcome = Outcome()
     queue = _Queue(source, store, resources, keep, listeners, outcome)
     folder = shared_storage or tempfile.mkdtemp(prefix="sdd-ray-")
+    name = f"run-{uuid.uuid4().hex}"  # never an earlier run's folder, which Tune would go on with
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     try:
         with _ctrl_c(outcome):
@@ -78,7 +81,7 @@ def run(
                 tune_config=tune.TuneConfig(search_alg=queue, num_samples=-1, reuse_actors=True),
                 run_config=tune.RunConfig(
                     storage_path=folder,
-                    name="tune",
+                    name=name,
                     verbose=0,
                     stop=_StopWhen(outcome),
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
@@ -86,8 +89,7 @@ def run(
                 ),
             ).fit()
     finally:
-        if shared_storage is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder if shared_storage is None else f"{folder}/{name}", ignore_errors=True)
     return outcome
 
 
