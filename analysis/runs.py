@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from sdd_core.curve import LevelRecord, Summary, summarise
+from sdd_core.curve import SCORES, LevelRecord, Summary, summarise
 from sdd_core.spec import TrialSpec, setting_id
 from sdd_core.store import Store, is_complete
 
@@ -42,14 +42,7 @@ LEVEL_COLUMNS: Final = (
     "sparsity",
     "remaining",
     "prunable",
-    "train_accuracy",
-    "train_loss",
-    "val_accuracy",
-    "val_loss",
-    "val_noisy_accuracy",
-    "val_noisy_loss",
-    "test_accuracy",
-    "test_loss",
+    *SCORES,
     "realised_noise",
     "chance",
     "pflop",

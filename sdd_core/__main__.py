@@ -41,14 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     faults += spec_faults + [f for f in [fault] if f]
     if threads is not None and threads < 1:
         faults.append(f"threads {threads}: must be a whole number from 1")
-    if options.keep_weights not in ("dense_best_last", "all"):
-        faults.append(f"keep_weights {options.keep_weights!r}: allowed are dense_best_last, all")
+
+    import torch  # after the flags are read: it takes seconds, and --help does not need it
+
+    from sdd_core import trajectory
+
+    if options.keep_weights not in trajectory.KEEP:
+        faults.append(f"keep_weights {options.keep_weights!r}: allowed are {', '.join(trajectory.KEEP)}")
     faults += _device_faults(options.device)
     if not spec_faults:
-        import torch
-
-        from sdd_core import trajectory
-
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         faults += trajectory.faults(spec, device.split(":")[0])
     try:
@@ -58,8 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store, fault = None, str(error)
     if faults or fault or store is None:
         parser.refuse([*faults, *([fault] if fault else [])])
-
-    from sdd_core import trajectory
 
     store.add_trial(spec)
     print(f"trial {spec.trial_id}  λ={spec.weight_decay:g}  ε={spec.label_noise:g}  seed={spec.seed}  {store.url}")

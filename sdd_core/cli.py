@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 
 from sdd_core import recipes
 from sdd_core.sources import DATA_DIR_VARIABLE
-from sdd_core.spec import CHOICES, RUNNABLE, SpecError, TrialSpec, describe_range, unsupported, value_fault
+from sdd_core.spec import CHOICES, SpecError, TrialSpec, describe_range, value_fault
 
 _GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "setting": ("label_noise", "noise_kind", "noisy_labels", "model_options"),
@@ -24,10 +24,6 @@ _GROUPS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "trial": ("weight_decay", "seed", "data_seed", "target_sparsity"),
 }
-
-
-def _whole(text: str) -> int:
-    return int(text)
 
 
 def _option(text: str) -> tuple[str, int | float | str]:
@@ -46,8 +42,8 @@ def _option(text: str) -> tuple[str, int | float | str]:
 _PARSERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "str": (str, "a word"),
     "str | None": (str, "a word"),
-    "int": (_whole, "a whole number"),
-    "int | None": (_whole, "a whole number"),
+    "int": (int, "a whole number"),
+    "int | None": (int, "a whole number"),
     "float": (float, "a number"),
     "tuple[float, ...]": (float, "numbers"),
     "tuple[tuple[str, int | float | str], ...]": (_option, "NAME=VALUE"),
@@ -114,10 +110,10 @@ _HELP: Final = {
 
 
 def _help(name: str) -> str:
-    """What a field is, what it allows (what runs today) and the embedded default."""
+    """What a field is, what it allows and the embedded default."""
     allowed = describe_range(name)
     if name in CHOICES:
-        allowed = "one of " + ", ".join(RUNNABLE.get(name, CHOICES[name]))
+        allowed = "one of " + ", ".join(CHOICES[name])
     default = getattr(recipes.digits_lenet(), name)
     shown = " ".join(map(str, default)) if name == "lr_milestones" else default
     ends = "" if shown is None or name in ("model_options", "data_seed", "seed") else f" [{shown}]"
@@ -129,7 +125,7 @@ def add_spec_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] =
     group = parser.add_argument_group("setting", "What is trained. Together the two names pick a recipe.")
     for name, default in (("dataset", "digits"), ("model", "lenet")):
         group.add_argument(
-            f"--{name}", metavar="NAME", default=default, help=f"one of {', '.join(RUNNABLE[name])} [{default}]"
+            f"--{name}", metavar="NAME", default=default, help=f"one of {', '.join(CHOICES[name])} [{default}]"
         )
     for title, names in _GROUPS.items():
         if title != "setting":
@@ -199,4 +195,4 @@ def read_spec(namespace: argparse.Namespace) -> tuple[TrialSpec, list[str]]:
         spec = recipe.replace(**changes)
     except SpecError as error:
         return recipe, faults + list(error.faults)
-    return spec, faults + unsupported(spec)
+    return spec, faults

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from sdd_core import models, pruning
-from sdd_core.spec import DATASET_SHAPES, TrialSpec, last_level, unsupported
+from sdd_core.spec import DATASET_SHAPES, TrialSpec, last_level
 
 _NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 _COUNTED: Final = (nn.Linear, nn.Conv2d, nn.AdaptiveAvgPool2d, *_NORMS)
@@ -147,7 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group.add_argument("--json", action="store_true", help="print one JSON object")
     options, faults = parser.parse_collecting(arguments)
     spec, spec_faults = read_spec(options)
-    spec_faults = [fault for fault in spec_faults if fault not in unsupported(spec)]  # a cost needs no run
     faults += spec_faults or models.faults(spec)
     images = None
     if options.images is not None:

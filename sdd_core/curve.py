@@ -69,6 +69,18 @@ class LevelRecord:
 
 Curve = Sequence[LevelRecord]
 
+SCORES: Final = (
+    "train_accuracy",
+    "train_loss",
+    "val_accuracy",
+    "val_loss",
+    "val_noisy_accuracy",
+    "val_noisy_loss",
+    "test_accuracy",
+    "test_loss",
+)
+"""The fields of a record that say how good a level is, as every view of the store names them."""
+
 
 def _measured(values: Sequence[float]) -> list[float]:
     return [float(value) for value in values if not math.isnan(value)]

@@ -72,13 +72,6 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "criterion": ("global_magnitude", "layer_magnitude", "random", "gradient"),
     "retraining": ("rewind_lr", "rewind_weights", "finetune", "from_scratch"),
 }
-# The part of CHOICES that runs today; the rest is known by name and refused by name.
-RUNNABLE: Final[dict[str, tuple[str, ...]]] = {
-    "dataset": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"),
-    "noise_kind": ("symmetric", "asymmetric", "pair_flip", "human"),
-    "model": tuple(MODEL_OPTIONS),
-    "augmentation": ("none", "flip_crop"),
-}
 
 
 class SpecError(ValueError):
@@ -273,10 +266,7 @@ def value_fault(name: str, value: object) -> str | None:
     if name in CHOICES and value not in CHOICES[name]:
         close = difflib.get_close_matches(str(value), CHOICES[name], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        later = [word for word in CHOICES[name] if word not in RUNNABLE.get(name, CHOICES[name])]
-        known = f" (known, but not running yet: {', '.join(later)})" if later else ""
-        allowed = ", ".join(RUNNABLE.get(name, CHOICES[name]))
-        return f"{name} {value!r}: allowed are {allowed}{known}{hint}"
+        return f"{name} {value!r}: allowed are {', '.join(CHOICES[name])}{hint}"
     if name in _MINIMUM and not (value is None and name in _OPTIONAL):
         whole = isinstance(value, int) and _is_int(value) and value >= _MINIMUM[name]
         return None if whole else f"{name} {value!r}: must be {describe_range(name)}"
@@ -345,14 +335,9 @@ def _model_option_faults(spec: TrialSpec) -> Iterator[str]:
 
 def unsupported(spec: TrialSpec) -> list[str]:
     """One sentence for each valid value of `spec` that does not run yet."""
-    faults = [
-        f"{name} {getattr(spec, name)!r}: does not run yet; what runs: {', '.join(works)}"
-        for name, works in RUNNABLE.items()
-        if getattr(spec, name) not in works
-    ]
-    if spec.teacher is not None:
-        faults.append(f"teacher {spec.teacher.level!r}: distillation does not run yet; give none")
-    return faults
+    if spec.teacher is None:
+        return []
+    return [f"teacher {spec.teacher.level!r}: distillation does not run yet; give none"]
 
 
 # --- canonical form -------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def _give_account(console: Console, options: Options, search: LambdaSearch, trac
     """After Ctrl-C or a failed trial: what is kept, and how to go on."""
     search.plan()
     kept = sum(len(levels) for point in search.asked for _, levels in search.curves(point))
-    what = "interrupted" if outcome.interrupted else f"{len(outcome.failures)} trials failed"
+    what = "interrupted" if outcome.interrupted else f"failed trials: {len(outcome.failures)}"
     console.print()
     _say(console, f"{what}: {kept} finished levels are kept in {options.store.url}")
     for trial_id, reason in outcome.failures.items():

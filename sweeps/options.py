@@ -209,7 +209,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     sweep = namespace.sweep or f"lambda_opt-{setting_id(settings.base)}"
     if "/" in sweep or sweep.startswith("."):
         reader.faults.append(f"sweep {sweep!r}: must not hold / nor begin with a dot")
-    keep = reader.word("keep_weights", ("dense_best_last", "all"))
+    keep = reader.word("keep_weights", trajectory.KEEP)
     threads = reader.number("threads", "int", 1, "a whole number from 1", 1)
     workers = reader.number("workers", "int", 1, "a whole number from 1")
     cpus = reader.number("cpus_per_trial", "float", 0.01, "above 0", cluster.cpus_per_trial if cluster else 1)

@@ -9,23 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from sdd_core.curve import Curve, LevelRecord, shape_of
+from sdd_core.curve import SCORES, Curve, LevelRecord, shape_of
 from sdd_core.spec import TrialSpec, to_json
 
 MARKER: Final = "level"
 """The metric whose history says which levels are there; the last of its level's metrics."""
-RECORDED: Final = (
-    "sparsity",
-    "train_accuracy",
-    "train_loss",
-    "val_accuracy",
-    "val_loss",
-    "val_noisy_accuracy",
-    "val_noisy_loss",
-    "test_accuracy",
-    "test_loss",
-    "pflop",
-)
+RECORDED: Final = ("sparsity", *SCORES, "pflop")
 SHAPES: Final = ("dip", "rebound")
 LEVEL_METRICS: Final = (*RECORDED, "weight_decay", *SHAPES, "pflop_total", MARKER)
 """Metrics with one row a level (step = level)."""
