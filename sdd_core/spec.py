@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 # Part of every key. Raise it with any change of code that changes what a level's result is.
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 ModelOptions = Mapping[str, int | float | str]
 
@@ -219,6 +219,11 @@ class TrialSpec:
         return dict(self.model_options)
 
     @property
+    def distilled(self) -> bool:
+        """Whether a teacher influences the trial: with alpha 0 it is the vanilla trial, and has its levels."""
+        return self.teacher is not None and self.alpha > 0
+
+    @property
     def decided_on(self) -> str:
         """Which split decisions read: `test` under the paper's protocol."""
         return "test" if self.protocol == "paper" else "validation"
@@ -380,14 +385,10 @@ def _pruning_fields(spec: TrialSpec) -> dict[str, Any]:
     return fields
 
 
-def _is_distilled(spec: TrialSpec) -> bool:
-    return spec.teacher is not None and spec.alpha > 0
-
-
 def canonical(spec: TrialSpec) -> dict[str, Any]:
     """The canonical form of a trial, without its target sparsity: what `trial_id` hashes."""
     form = {"schema": SCHEMA} | _dense_fields(spec) | _pruning_fields(spec)
-    if _is_distilled(spec) and spec.teacher is not None:
+    if spec.distilled and spec.teacher is not None:
         teacher: dict[str, Any] = {"trial": canonical(spec.teacher.trial), "level": spec.teacher.level}
         if spec.teacher.level == "pruned":  # how far the teacher is pruned decides which level is its best
             teacher["target_sparsity"] = spec.teacher.trial.target_sparsity
@@ -423,7 +424,7 @@ def level_key(spec: TrialSpec, level: int, parent: str | None, teacher: str | No
     """
     if (parent is None) != (level == 0):
         raise ValueError(f"level {level} needs {'no' if level == 0 else 'a'} parent key, but got {parent!r}")
-    if (teacher is not None) != _is_distilled(spec):
+    if (teacher is not None) != spec.distilled:
         raise ValueError(f"teacher key {teacher!r} for a trial with alpha {spec.alpha!r}")
     if level > 0:
         return _hash({"schema": SCHEMA, "level": level, "parent": parent} | _pruning_fields(spec))
