@@ -65,8 +65,12 @@ def flat_params(spec: TrialSpec) -> dict[str, str]:
 
 def run_name(spec: TrialSpec) -> str:
     """The name of a trial's run in the UI."""
-    distilled = f" α={spec.alpha:g} τ={spec.temperature:g}" if spec.teacher is not None else ""  # noqa: RUF001
-    return f"λ={spec.weight_decay:g}{distilled} seed={spec.seed}"
+    approach = ""
+    if spec.distilled and spec.teacher is not None:
+        which = f"level {spec.teacher.level}" if isinstance(spec.teacher.level, int) else spec.teacher.level
+        teacher = f"{which} {spec.teacher.trial.model}"
+        approach = f" α={spec.alpha:g} τ={spec.temperature:g} {teacher}"  # noqa: RUF001
+    return f"λ={spec.weight_decay:g}{approach} seed={spec.seed}"
 
 
 def stamp_of(record: LevelRecord) -> int:
