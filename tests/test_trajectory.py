@@ -179,8 +179,8 @@ def test_killed_between_a_levels_weights_and_its_record(tiny, store, undisturbed
 def test_killed_in_the_middle_of_a_training(tiny, store, undisturbed, monkeypatch):
     train = trajectory.training.train
 
-    def die(model, masks, split, spec, level, *options):
-        train(model, masks, split, spec, level, *options)
+    def die(model, masks, split, spec, level, *options, **named):
+        train(model, masks, split, spec, level, *options, **named)
         if level == 3:
             raise Interruption
 
@@ -243,12 +243,12 @@ def test_a_rival_with_other_weights_is_gone_on_from_too(tiny, store, tmp_path):
 def test_pruned_weights_are_zero_before_the_first_step_of_their_level(tiny, store, undisturbed, monkeypatch):
     train, seen = trajectory.training.train, []
 
-    def look(model, masks, split, spec, level, *options):
+    def look(model, masks, split, spec, level, *options, **named):
         weights = trajectory.pruning.prunable_weights(model)
         seen.append(
             [int((weight != 0).sum() - (masks[name] & (weight != 0)).sum()) for name, weight in weights.items()]
         )
-        train(model, masks, split, spec, level, *options)
+        train(model, masks, split, spec, level, *options, **named)
 
     monkeypatch.setattr(trajectory.training, "train", look)
     curve, _ = run(tiny(), store)
