@@ -266,14 +266,15 @@ class _Network:
 
 
 def _network(spec: TrialSpec) -> _Network:
-    return _built(spec.dataset, spec.model, spec.model_options)
+    return _built(models.BUILDERS[spec.model], spec.dataset, spec.model_options)
 
 
 @functools.cache
-def _built(dataset: str, model: str, options: tuple[tuple[str, int | float | str], ...]) -> _Network:
+def _built(builder: models.Builder, dataset: str, options: tuple[tuple[str, int | float | str], ...]) -> _Network:
     shape = DATASET_SHAPES[dataset]
-    net = models.build(TrialSpec(dataset=dataset, model=model, model_options=options), shape.image_shape, shape.classes)
-    return _Network(operations(net, shape.image_shape), sum(parameter.numel() for parameter in net.parameters()))
+    with torch.random.fork_rng(devices=[]):
+        model = builder(dict(options), shape.image_shape, shape.classes)
+    return _Network(operations(model, shape.image_shape), sum(parameter.numel() for parameter in model.parameters()))
 
 
 def estimate(spec: TrialSpec, images: int | None = None) -> dict[str, Any]:
