@@ -1,10 +1,28 @@
-"""Operations of a model, and what a training costs by the convention that the paper's figures follow.
+"""Operations of a model, and what a level costs by two conventions. Pure arithmetic: no data, no training.
+
+`paper` is the convention that the paper's figures follow:
 
     PFLOP = 3 x (multiply-adds per image, as one each) x training images x epochs
 
 with 5 operations per element of every norm layer and the inputs of adaptive pooling added.
 Softmax, activations, additions, dropout and evaluation are not counted, and there is no discount
-for sparsity.
+for sparsity. A teacher's forward passes, which the paper leaves out, are a figure of their own.
+
+`real` counts operations as they are done, a multiplication and an addition as 2:
+
+* forward: 2 for each multiply-add; norms 5 per element, adaptive pooling 1 per input;
+* backward: a layer's product once for its weights and once for its input, so twice the forward
+  pass; but once for the first layer, whose input needs no gradient, and for adaptive pooling;
+* training, the teacher's forward passes and the evaluation of the finished level are three figures.
+
+Left out of it: softmax, activations, max-pooling, residual additions, dropout, the loss, the
+optimiser's step and the masks. Each is a few operations per element where a layer does hundreds, so
+together under 1 % of any model of the paper, and how many depends on how they are implemented; so
+does the figure for norms, which is as small.
+
+`sparse` is what the surviving weights alone would need for one image: every convolution and linear
+layer counts its output positions times its surviving weights. Attention's products, norms and
+pooling stay as dense as they are, and a neuron that has lost all its inputs still counts its outputs.
 
     python -m sdd_core.cost --dataset cifar10 --model vit        19.28858 PFLOP per training
     python -m sdd_core.cost --dataset cifar10 --model vgg --json
@@ -15,9 +33,11 @@ validation split makes a training cheaper (--images N counts N).
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -30,30 +50,72 @@ _NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 _COUNTED: Final = (nn.Linear, nn.Conv2d, nn.AdaptiveAvgPool2d, *_NORMS)
 
 
-def _is_counted(module: nn.Module) -> bool:
-    return isinstance(module, _COUNTED) or hasattr(module, "operations")
+# --- operations of a model ------------------------------------------------------------------
 
 
-def _operations(module: nn.Module, inputs: Tensor, output: Tensor) -> int:
-    if isinstance(module, nn.Linear):
-        return output.numel() * module.in_features
-    if isinstance(module, nn.Conv2d):
-        return output.numel() * module.weight[0].numel()
-    if isinstance(module, nn.AdaptiveAvgPool2d):
-        return inputs.numel()
-    if isinstance(module, _NORMS):
-        return 5 * inputs.numel()
-    own: int = module.operations(inputs, output)  # type: ignore[operator]
-    return own
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One layer's part in one image's forward pass."""
+
+    kind: str
+    """Class of the layer."""
+    weight: str | None
+    """Name of the prunable weight that it multiplies with."""
+    operations: int
+    """By the paper's convention: multiply-adds as one each."""
+    forward: int
+    """As they are."""
+    backward: int
+    """As they are, in the backward pass."""
 
 
-@torch.no_grad()
-def operations_by_kind(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    """Operations of one image's forward pass by class of layer; `image_shape` is (C, H, W).
+@dataclass(frozen=True)
+class Operations:
+    """The operations of a model for one image."""
 
-    A module that multiplies by other means than these layers has a method `operations(first input,
-    output)`. Raises `TypeError` for a layer with weights of a kind that is not counted, since the sum
-    would be silently too small.
+    calls: tuple[Call, ...]
+    weights: dict[str, int]
+    """How many elements each prunable weight has."""
+
+    def by_kind(self) -> dict[str, int]:
+        """Operations of a forward pass by the paper's convention, by class of layer."""
+        found: dict[str, int] = {}
+        for call in self.calls:
+            found[call.kind] = found.get(call.kind, 0) + call.operations
+        return found
+
+    @property
+    def paper(self) -> int:
+        """Operations of a forward pass by the paper's convention."""
+        return sum(call.operations for call in self.calls)
+
+    @property
+    def forward(self) -> int:
+        """Real operations of a forward pass."""
+        return sum(call.forward for call in self.calls)
+
+    @property
+    def training(self) -> int:
+        """Real operations of a forward and a backward pass."""
+        return sum(call.forward + call.backward for call in self.calls)
+
+    def sparse(self, masks: pruning.Masks) -> int:
+        """Operations of a forward pass by the paper's convention with the weights that survive in `masks`."""
+        left = {name: int(mask.sum()) for name, mask in masks.items()}
+        return sum(
+            # A weight's operations are its elements times the positions that it is applied at.
+            call.operations if call.weight is None else call.operations // self.weights[call.weight] * left[call.weight]
+            for call in self.calls
+        )
+
+
+def operations(model: nn.Module, image_shape: tuple[int, int, int]) -> Operations:
+    """What one image of shape (C, H, W) asks of `model`.
+
+    A module that multiplies by other means than the counted layers has a method `operations(first
+    input, output)` that says how many multiply-adds; both its factors count as needing a gradient. Raises
+    `TypeError` for a layer with weights of a kind that is not counted, since the sum would be silently
+    too small.
     """
     uncounted = [
         type(module).__name__
@@ -62,27 +124,61 @@ def operations_by_kind(model: nn.Module, image_shape: tuple[int, int, int]) -> d
     ]
     if uncounted:
         raise TypeError(f"operations of {', '.join(sorted(set(uncounted)))} are not counted; give it `operations`")
-    found: dict[str, int] = {}
+    calls: list[Call] = []
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kind = type(module).__name__
-        found[kind] = found.get(kind, 0) + _operations(module, inputs[0], output)
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append(_call(name, module, inputs[0], output))
 
     was_training = model.training
-    handles = [m.register_forward_hook(count) for m in model.modules() if _is_counted(m)]
+    handles = [
+        module.register_forward_hook(functools.partial(note, name))
+        for name, module in model.named_modules()
+        if _is_counted(module)
+    ]
     try:
         model.eval()
-        model(torch.zeros(1, *image_shape, device=next(model.parameters()).device))
+        with torch.enable_grad():  # so that a layer's input says whether it needs a gradient
+            model(torch.zeros(1, *image_shape, device=next(model.parameters()).device))
     finally:
         for handle in handles:
             handle.remove()
         model.train(was_training)
-    return found
+    weights = {name: weight.numel() for name, weight in pruning.prunable_weights(model).items()}
+    return Operations(tuple(calls), weights)
+
+
+def _is_counted(module: nn.Module) -> bool:
+    return isinstance(module, _COUNTED) or hasattr(module, "operations")
+
+
+def _call(name: str, module: nn.Module, inputs: Tensor, output: Tensor) -> Call:
+    weight, each, products = None, 2, 2  # operations of a unit counted; products that its backward pass needs
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        weight, count = f"{name}.weight", output.numel() * module.weight[0].numel()
+        products = 2 if inputs.requires_grad else 1
+    elif isinstance(module, nn.AdaptiveAvgPool2d):
+        count, each, products = inputs.numel(), 1, 1
+    elif isinstance(module, _NORMS):
+        count, each = 5 * inputs.numel(), 1
+    else:
+        count = module.operations(inputs, output)  # type: ignore[operator]
+    return Call(
+        kind=type(module).__name__,
+        weight=weight,
+        operations=count,
+        forward=each * count,
+        backward=products * each * count,
+    )
+
+
+def operations_by_kind(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+    """Operations of one image's forward pass by the paper's convention, by class of layer."""
+    return operations(model, image_shape).by_kind()
 
 
 def operations_per_image(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Operations of one image's forward pass by the paper's convention; `image_shape` is (C, H, W)."""
-    return sum(operations_by_kind(model, image_shape).values())
+    return operations(model, image_shape).paper
 
 
 def training_pflop(operations: int, images: int, epochs: int) -> float:
@@ -90,43 +186,134 @@ def training_pflop(operations: int, images: int, epochs: int) -> float:
     return 3 * operations * images * epochs / 1e15
 
 
+# --- cost of a level ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Images of each split."""
+
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelCost:
+    """What one level costs, in 10^15 operations. A vanilla level's teacher costs 0."""
+
+    pflop: float
+    """The training, by the paper's convention."""
+    pflop_teacher: float
+    """The teacher's forward passes, by the paper's convention: multiply-adds as one each."""
+    pflop_real: float
+    """The training as it is, with the pass over the training images that the criterion `gradient` needs."""
+    pflop_real_teacher: float
+    pflop_real_evaluation: float
+    """One forward pass over each split after the training."""
+    sparse_multiply_adds: int
+    """Operations of one image's forward pass, by the paper's convention, with the surviving weights alone."""
+
+
+def level_cost(spec: TrialSpec, level: int, sizes: Sizes, masks: pruning.Masks | None = None) -> LevelCost:
+    """What a level of a trial costs; `masks` are those it was trained with, by default those of level 0.
+
+    Only the architectures, the data set's shape, the epochs and the splits' sizes matter, so a plan
+    asks before anything is trained, with `nominal_sizes`. With augmentation a teacher sees every
+    training image in every epoch; without, its logits are computed once a level.
+    """
+    student = _network(spec).operations
+    epochs = _epochs(spec, level)
+    scoring = 1 if level > 0 and spec.criterion == "gradient" else 0
+    passes = epochs if spec.augmentation != "none" else 1
+    teacher = _network(spec.teacher.trial).operations if spec.teacher is not None and spec.distilled else None
+    seen = 0 if teacher is None else sizes.train * passes
+    return LevelCost(
+        pflop=training_pflop(student.paper, sizes.train, epochs),
+        pflop_teacher=0.0 if teacher is None else teacher.paper * seen / 1e15,
+        pflop_real=student.training * sizes.train * (epochs + scoring) / 1e15,
+        pflop_real_teacher=0.0 if teacher is None else teacher.forward * seen / 1e15,
+        pflop_real_evaluation=student.forward * (sizes.train + sizes.val + sizes.test) / 1e15,
+        sparse_multiply_adds=student.paper if masks is None else student.sparse(masks),
+    )
+
+
+def nominal_sizes(spec: TrialSpec) -> Sizes:
+    """The splits of a trial without its data. A split by class differs by rounding, an image or two a class."""
+    shape = DATASET_SHAPES[spec.dataset]
+    val = 0 if spec.protocol == "paper" else round(spec.validation_fraction * shape.train_images)
+    return Sizes(train=shape.train_images - val, val=val, test=shape.test_images)
+
+
+def trainings(spec: TrialSpec) -> int:
+    """Levels of a trial that runs to its target sparsity, level 0 included."""
+    return last_level(_network(spec).prunable, spec.prune_fraction, spec.target_sparsity) + 1
+
+
+def _epochs(spec: TrialSpec, level: int) -> int:
+    """Epochs that a level trains: a pruned level that rewinds does not train the early ones again."""
+    return spec.epochs - (spec.rewind_epoch or 0) if level > 0 else spec.epochs
+
+
+@dataclass(frozen=True)
+class _Network:
+    operations: Operations
+    parameters: int
+
+    @property
+    def prunable(self) -> int:
+        return sum(self.operations.weights.values())
+
+
+def _network(spec: TrialSpec) -> _Network:
+    return _built(models.BUILDERS[spec.model], spec.dataset, spec.model_options)
+
+
+@functools.cache
+def _built(builder: models.Builder, dataset: str, options: tuple[tuple[str, int | float | str], ...]) -> _Network:
+    shape = DATASET_SHAPES[dataset]
+    with torch.random.fork_rng(devices=[]):
+        model = builder(dict(options), shape.image_shape, shape.classes)
+    return _Network(operations(model, shape.image_shape), sum(parameter.numel() for parameter in model.parameters()))
+
+
 def estimate(spec: TrialSpec, images: int | None = None) -> dict[str, Any]:
-    """What a trial costs, without its data: per image, per training and per trajectory.
+    """What a trial costs, without its data: per image, per training and per trajectory, by both conventions.
 
     `images` are those trained on, by default all of the data set's training images. A teacher's own
-    trainings and forward passes are not in it.
+    trainings are not in it, and no give-up: every level is trained.
     """
-    shape = DATASET_SHAPES[spec.dataset]
-    images = shape.train_images if images is None else images
-    model = models.build(spec, shape.image_shape, shape.classes)
-    kinds = operations_by_kind(model, shape.image_shape)
-    prunable = pruning.prunable(pruning.dense_masks(model))
-    trainings = last_level(prunable, spec.prune_fraction, spec.target_sparsity) + 1
-    pflop = training_pflop(sum(kinds.values()), images, spec.epochs)
-    rewound = 0 if spec.rewind_epoch is None else spec.rewind_epoch  # epochs that pruned levels do not train again
-    pflop_pruned = training_pflop(sum(kinds.values()), images, spec.epochs - rewound)
-    return {
+    shape, network = DATASET_SHAPES[spec.dataset], _network(spec)
+    sizes = Sizes(train=shape.train_images if images is None else images, val=0, test=shape.test_images)
+    dense, pruned = level_cost(spec, 0, sizes), level_cost(spec, 1, sizes)
+    levels = trainings(spec)
+    answer: dict[str, Any] = {
         "dataset": spec.dataset,
         "model": spec.model,
         "model_options": spec.options,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "prunable": prunable,
-        "operations_per_image": sum(kinds.values()),
-        "operations_by_kind": kinds,
-        "train_images": images,
+        "parameters": network.parameters,
+        "prunable": network.prunable,
+        "operations_per_image": network.operations.paper,
+        "operations_by_kind": network.operations.by_kind(),
+        "real_operations_per_image": {"forward": network.operations.forward, "training": network.operations.training},
+        "train_images": sizes.train,
+        "test_images": sizes.test,
         "epochs": spec.epochs,
-        "pflop_per_training": pflop,
-        "trainings": trainings,
-        "pflop_per_trajectory": pflop + pflop_pruned * (trainings - 1),
+        "trainings": levels,
     }
+    for name in ("pflop", "pflop_teacher", "pflop_real", "pflop_real_teacher", "pflop_real_evaluation"):
+        first, later = getattr(dense, name), getattr(pruned, name)
+        answer |= {f"{name}_per_training": first, f"{name}_per_trajectory": first + later * (levels - 1)}
+    return answer
 
 
 DESCRIPTION = """\
-What a trial costs by the paper's convention, from its model alone: no data, no training.
+What a trial costs, from its model alone: no data, no training.
 
-3 x multiply-adds per image x training images x epochs; norms (5 an element) and adaptive pooling
-included, no discount for sparsity. All training images of the data set are counted, as in the
-paper's protocol; with a validation split a training is cheaper by that share.
+By the paper's convention: 3 x multiply-adds per image x training images x epochs; norms (5 an element)
+and adaptive pooling included, no discount for sparsity. And in real operations: 2 a multiply-add,
+forward and backward as they are, evaluation beside. All training images of the data set are counted,
+as in the paper's protocol; with a validation split a training is cheaper by that share.
 """
 EXAMPLES = """\
 examples:
@@ -159,13 +346,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(answer, indent=1))
         return 0
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in answer["operations_by_kind"].items())
-    print(f"{spec.model} on {spec.dataset}: {answer['parameters']:,} parameters, {answer['prunable']:,} prunable")
-    print(f"{answer['operations_per_image']:,} operations an image ({kinds})")
-    size = f"{spec.epochs} epochs x {answer['train_images']:,} images"
-    print(f"{answer['pflop_per_training']:.7g} PFLOP a training of {size}")
-    print(f"{answer['pflop_per_trajectory']:.7g} PFLOP a trajectory of {answer['trainings']} trainings")
+    _print(answer)
     return 0
+
+
+def _print(answer: dict[str, Any]) -> None:
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in answer["operations_by_kind"].items())
+    real = answer["real_operations_per_image"]
+    print(f"{answer['model']} on {answer['dataset']}: ", end="")
+    print(f"{answer['parameters']:,} parameters, {answer['prunable']:,} prunable")
+    print(f"a training is {answer['epochs']} epochs x {answer['train_images']:,} images; ", end="")
+    print(f"a trajectory is {answer['trainings']} trainings")
+    print("by the paper's convention")
+    print(f"  {answer['operations_per_image']:,} operations an image ({kinds})")
+    print(f"  {answer['pflop_per_training']:.7g} PFLOP a training, {answer['pflop_per_trajectory']:.7g} a trajectory")
+    if answer["pflop_teacher_per_training"] > 0:
+        print(f"  {answer['pflop_teacher_per_training']:.7g} and {answer['pflop_teacher_per_trajectory']:.7g} ", end="")
+        print("for the teacher's forward passes")
+    print("real operations")
+    print(f"  {real['forward']:,} an image forward, {real['training']:,} with the backward pass")
+    for name, what in (("", ""), ("_teacher", " for the teacher's forward passes"), ("_evaluation", " for evaluation")):
+        training, whole = answer[f"pflop_real{name}_per_training"], answer[f"pflop_real{name}_per_trajectory"]
+        if training > 0:
+            print(f"  {training:.7g} PFLOP a training, {whole:.7g} a trajectory{what}")
 
 
 if __name__ == "__main__":

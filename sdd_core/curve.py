@@ -50,7 +50,17 @@ class LevelRecord:
     chance: float
     """Largest class's share of the split that decides."""
     pflop: float
-    """Cost of this level's training by the paper's convention, in 10^15 operations."""
+    """Cost of this level's training by the paper's convention, in 10^15 operations (see `cost.LevelCost`)."""
+    pflop_teacher: float
+    """The teacher's forward passes, by the paper's convention; 0 for a vanilla level."""
+    pflop_real: float
+    """The training in real operations: 2 a multiply-add, forward and backward as they are."""
+    pflop_real_teacher: float
+    """The teacher's forward passes in real operations."""
+    pflop_real_evaluation: float
+    """The evaluation of the finished level in real operations."""
+    sparse_multiply_adds: int
+    """Operations of one image's forward pass, by the paper's convention, with the surviving weights alone."""
     parent: dict[str, str] | None
     """Key and weights' checksum of the level before, None at level 0."""
     teacher: str | None
@@ -143,7 +153,7 @@ def phases(values: Sequence[float], tolerance: float = 0.0) -> Phases | None:
     index = [i for i, value in enumerate(values) if not math.isnan(value)]
     if not index:
         return None
-    a = [values[i] for i in index]
+    a = [float(values[i]) for i in index]
     depth = dip(a)
     if depth <= tolerance:
         best = max(range(len(a)), key=lambda i: (a[i], i))

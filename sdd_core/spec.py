@@ -46,14 +46,15 @@ class DatasetShape(NamedTuple):
     classes: int
     train_images: int
     """Before any validation split."""
+    test_images: int
 
 
 DATASET_SHAPES: Final = {
-    "digits": DatasetShape((1, 8, 8), 10, 1_438),
-    "mnist": DatasetShape((1, 28, 28), 10, 60_000),
-    "fashion_mnist": DatasetShape((1, 28, 28), 10, 60_000),
-    "cifar10": DatasetShape((3, 32, 32), 10, 50_000),
-    "cifar100": DatasetShape((3, 32, 32), 100, 50_000),
+    "digits": DatasetShape((1, 8, 8), 10, 1_438, 359),
+    "mnist": DatasetShape((1, 28, 28), 10, 60_000, 10_000),
+    "fashion_mnist": DatasetShape((1, 28, 28), 10, 60_000, 10_000),
+    "cifar10": DatasetShape((3, 32, 32), 10, 50_000, 10_000),
+    "cifar100": DatasetShape((3, 32, 32), 100, 50_000, 10_000),
 }
 HUMAN_LABEL_SETS: Final = {
     "cifar10": ("aggre", "random1", "random2", "random3", "worse"),

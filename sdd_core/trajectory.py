@@ -161,6 +161,7 @@ class _Runner:
         return self._data
 
     def _train_and_commit(self, level: int, key: str) -> LevelRecord:
+        self._teacher()  # made again, if it has to be, outside this level's time
         started = time.perf_counter()
         state = self._train(level)
         record = self._evaluate(state, key)
@@ -255,7 +256,9 @@ class _Runner:
             val = training.evaluate(state.model, splits.val, labelings)
         left, total = pruning.remaining(state.masks), pruning.prunable(state.masks)
         parent = self.curve[state.level - 1] if state.level > 0 else None
-        operations = cost.operations_per_image(state.model, splits.image_shape)
+        sizes = cost.Sizes(
+            train=len(splits.train), val=len(splits.val) if splits.val is not None else 0, test=len(splits.test)
+        )
         return LevelRecord(
             key=key,
             level=state.level,
@@ -272,11 +275,11 @@ class _Runner:
             test_accuracy=test.accuracy,
             test_loss=test.loss,
             label_noise=splits.train.noise_rate,
-            train_size=len(splits.train),
-            val_size=len(splits.val) if splits.val is not None else 0,
-            test_size=len(splits.test),
+            train_size=sizes.train,
+            val_size=sizes.val,
+            test_size=sizes.test,
             chance=(splits.val or splits.test).chance,
-            pflop=cost.training_pflop(operations, len(splits.train), len(retraining.schedule(self.spec, state.level))),
+            **vars(cost.level_cost(self.spec, state.level, sizes, state.masks)),
             parent={"key": parent.key, "weights": str(parent.weights)} if parent is not None else None,
             teacher=self.teacher.key if self.teacher is not None else None,
             weights=None,

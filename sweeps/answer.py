@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
-from sdd_core import curve, spec
-from sdd_core.curve import LevelRecord, Summary
+from sdd_core import spec
+from sdd_core.curve import Summary
 from sdd_core.spec import TrialSpec
-from sdd_core.store import is_complete
 from sweeps.lambda_search import LambdaSearch
+from sweeps.trial_figures import Reading, trial_json
 
 JSON_SCHEMA: Final = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How early stopping is read off the curves; in no key, so it can be changed afterwards."""
-
-    patience: int = 3
-    min_drop: float = 0.02
 
 
 class LambdaAnswer:
@@ -49,19 +38,9 @@ class LambdaAnswer:
         """The base lambda's first trial."""
         return self.settings.trials(self.settings.points[0])[0]
 
-    def trials(self) -> list[tuple[TrialSpec, list[LevelRecord]]]:
-        """All trials of the search with their curves, by lambda and seed."""
-        return [trial for point in sorted(self.search.asked) for trial in self.search.curves(point)]
-
-    def summary(self, levels: list[LevelRecord]) -> Summary:
-        """A curve's figures, read as this search reads them."""
-        return curve.summarise(
-            levels, labels=self.rule.labels, patience=self.reading.patience, min_drop=self.reading.min_drop
-        )
-
     def summaries(self, point: int) -> list[Summary]:
         """The figures of a grid point's trials."""
-        return [self.summary(levels) for _, levels in self.search.curves(point)]
+        return [self.reading.summary(levels) for _, levels in self.search.curves(point)]
 
     def test_shape(self, point: int | None) -> float | None:
         """Median over seeds of the dip (or rebound) on the test split, which decided nothing."""
@@ -99,7 +78,7 @@ class LambdaAnswer:
                 for point in sorted(self.search.asked)
             ],
             "trials": [
-                self._trial_json(trial, levels, verdict)
+                trial_json(trial, levels, self.reading) | {"verdict": verdict}
                 for point in sorted(self.search.asked)
                 for (trial, levels), verdict in zip(
                     self.search.curves(point), self.search.trial_verdicts(point), strict=True
@@ -108,47 +87,7 @@ class LambdaAnswer:
         }
         return {"schema": JSON_SCHEMA, "settings": [setting]}
 
-    def _trial_json(self, trial: TrialSpec, levels: list[LevelRecord], verdict: str | None) -> dict[str, Any]:
-        figures = self.summary(levels)
-        return {
-            "trial_id": trial.trial_id,
-            "weight_decay": trial.weight_decay,
-            "seed": trial.seed,
-            "data_seed": trial.data_seed,
-            "dip": figures.dip,
-            "rebound": figures.rebound,
-            "verdict": verdict,
-            "levels": figures.levels,
-            "stopped_early": not is_complete(levels, trial),
-            "best_val_accuracy": figures.best.accuracy if trial.decided_on == "validation" else None,
-            "test_accuracy_at_best": figures.best.test_accuracy,
-            "sparsity_at_best": figures.best.sparsity,
-            "pflop": figures.pflop,
-            "test_dip": figures.test_dip,
-            "test_rebound": figures.test_rebound,
-            "early_stop": {
-                "level": figures.early_stop.level,
-                "sparsity": figures.early_stop.sparsity,
-                "test_accuracy": figures.early_stop.test_accuracy,
-                "levels": figures.early_stop.levels,
-                "pflop": figures.early_stop.pflop,
-                "triggered": figures.early_stop_triggered,
-            },
-        }
-
-    def write_json(self, path: Path) -> None:
-        """Write `as_json` to a file, whole or not at all."""
-        aside = path.with_name(f".{path.name}.tmp")
-        aside.write_text(json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n")
-        aside.replace(path)
-
     # --- for MLflow -----------------------------------------------------------------------
-
-    def trial_figures(self, trial: TrialSpec, levels: list[LevelRecord]) -> dict[str, float]:
-        """Final figures of one trial, named as in the JSON."""
-        form = self._trial_json(trial, levels, None)
-        form |= {f"early_stop_{name}": value for name, value in form.pop("early_stop").items()}
-        return {name: float(value) for name, value in form.items() if isinstance(value, int | float)}
 
     def sweep_figures(self) -> tuple[dict[str, float], dict[str, str]]:
         """Metrics and tags of the sweep's parent run."""

@@ -213,7 +213,7 @@ class _Queue(_NotSaved, Searcher):
         if self._plan is None:
             self._plan = in_stages(self.store, self.source.plan(), self._ran)
             for listener in self.listeners:
-                listener.planned(self._plan, self.source.lambdas_left())
+                listener.planned(self._plan, self.source.trials_left())
         taken = {self.store.next_key(task.spec) for task in self.running.values()}
         running = {task.spec.trial_id for task in self.running.values()}
         for task in self._plan:

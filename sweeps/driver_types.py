@@ -27,14 +27,14 @@ class Source(Protocol):
     def plan(self) -> list[Task]:
         """The unfinished trials to run now, decided from the store; [] when the sweep is over."""
 
-    def lambdas_left(self) -> int:
-        """A guess at how many more lambdas will be asked after those of the plan."""
+    def trials_left(self) -> int:
+        """A guess at how many more trials will be asked for after those of the plan."""
 
 
 class Listener(Protocol):
     """Who follows a sweep as it runs. Called in the driver's process; must return at once."""
 
-    def planned(self, tasks: Sequence[Task], lambdas_left: int) -> None:
+    def planned(self, tasks: Sequence[Task], trials_left: int) -> None:
         """These trials have to run now."""
 
     def started(self, task: Task) -> None:

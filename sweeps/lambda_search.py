@@ -18,6 +18,7 @@ from sdd_core.store import Store, is_complete
 from sweeps.driver_types import Task
 from sweeps.search import LambdaStudy
 from sweeps.section import Answer
+from sweeps.trial_figures import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +77,19 @@ class LambdaSearch:
                 self.verdicts[point] = self._verdict(point)
                 self.study.tell(point, self.verdicts[point], self._constraints(point))
 
-    def lambdas_left(self) -> int:
-        """A guess at how many lambdas will still be asked after the wave that runs now."""
+    def trials_left(self) -> int:
+        """A guess at how many trials will still be asked for after the wave that runs now."""
         if self.answer is not None:
             return 0
-        return max(1, len(self.settings.points).bit_length() + 1 - len(self.asked))
+        return len(self.settings.seeds) * max(1, len(self.settings.points).bit_length() + 1 - len(self.asked))
+
+    def trials(self) -> list[Trial]:
+        """All trials asked for so far with their curves, by lambda and seed."""
+        return [trial for point in sorted(self.asked) for trial in self.curves(point)]
 
     # --- what the store knows -------------------------------------------------------------
 
-    def curves(self, point: int) -> list[tuple[TrialSpec, list[LevelRecord]]]:
+    def curves(self, point: int) -> list[Trial]:
         """The seeds' trials of a grid point with their curves so far."""
         return [(spec, self.store.curve(spec)) for spec in self.settings.trials(self.settings.points[point])]
 

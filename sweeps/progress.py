@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.driver_types import Task
+from sweeps.run_content import run_name
 
 _LINE_EVERY = 10.0  # seconds between status lines where the output is no terminal
 
@@ -34,13 +35,11 @@ class Progress:
     console: Console
     width: int
     """Trials at once."""
-    seeds: int
-    """Trials a lambda."""
     split: str = "validation"
     done: int = 0
     _rows: dict[str, _Row] = field(default_factory=dict)
     _waiting: int = 0
-    _lambdas_left: int = 0
+    _trials_left: int = 0
     _seconds: list[float] = field(default_factory=list)
     _levels: int = 29
     _began: float = field(default_factory=time.monotonic)
@@ -62,9 +61,9 @@ class Progress:
 
     # --- what the driver says -------------------------------------------------------------
 
-    def planned(self, tasks: Sequence[Task], lambdas_left: int) -> None:
+    def planned(self, tasks: Sequence[Task], trials_left: int) -> None:
         self._waiting = sum(task.spec.trial_id not in self._rows for task in tasks)
-        self._lambdas_left = lambdas_left
+        self._trials_left = trials_left
 
     def started(self, task: Task) -> None:
         if task.spec.trial_id not in self._rows:
@@ -93,7 +92,7 @@ class Progress:
 
     def failed(self, task: Task, reason: str) -> None:
         self._rows.pop(task.spec.trial_id, None)
-        self.console.print(f"  failed  {_name(task)}: {reason}", style="red", soft_wrap=True, highlight=False)
+        self.console.print(f"  failed  {run_name(task.spec)}: {reason}", style="red", soft_wrap=True, highlight=False)
 
     # --- what it shows --------------------------------------------------------------------
 
@@ -103,7 +102,7 @@ class Progress:
             return None
         recent = self._seconds[-50:]
         running = sum(self._levels - 1 - row.level for row in self._rows.values())
-        waiting = self._levels * (self._waiting + self._lambdas_left * self.seeds)
+        waiting = self._levels * (self._waiting + self._trials_left)
         return (running + waiting) * sum(recent) / len(recent) / max(1, self.width)
 
     def _state(self) -> str:
@@ -116,30 +115,25 @@ class Progress:
 
     def _words(self, row: _Row) -> str:
         if row.accuracy is None:
-            return f"{_name(row.task)} starting"
+            return f"{run_name(row.task.spec)} starting"
         return (
-            f"{_name(row.task)} level {row.level}/{row.levels - 1} sparsity {100 * row.sparsity:.1f} % "
+            f"{run_name(row.task.spec)} level {row.level}/{row.levels - 1} sparsity {100 * row.sparsity:.1f} % "
             f"{self.split} {100 * row.accuracy:.1f} %"
         )
 
     def _table(self) -> RenderableType:
         table = Table(box=None, pad_edge=False)
-        for title in ("λ", "seed", "level", "", "sparsity", f"{self.split} accuracy"):
-            table.add_column(title, justify="left" if title == "" else "right")
+        for title in ("trial", "level", "", "sparsity", f"{self.split} accuracy"):
+            table.add_column(title, justify="left" if title in ("trial", "") else "right")
         for row in list(self._rows.values()):
             table.add_row(
-                f"{row.task.spec.weight_decay:g}",
-                str(row.task.spec.seed),
+                run_name(row.task.spec),
                 f"{row.level}/{row.levels - 1}" if row.levels else "starting",
                 ProgressBar(total=max(1, row.levels), completed=row.level + 1, width=24),
                 f"{100 * row.sparsity:.1f} %",
                 "-" if row.accuracy is None else f"{100 * row.accuracy:.1f} %",
             )
         return Group(table, Text(self._state()))
-
-
-def _name(task: Task) -> str:
-    return f"λ={task.spec.weight_decay:g} seed {task.spec.seed}"
 
 
 def _clock(seconds: float) -> str:

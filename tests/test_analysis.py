@@ -30,7 +30,9 @@ def records(
     paper = spec.protocol == "paper"
     shared = {"prunable": 1000, "emptied_layers": (), "train_accuracy": 1.0, "train_loss": 0.0, "val_loss": None,
               "val_noisy_loss": None, "test_loss": 1.0, "label_noise": 0.499, "train_size": 80, "val_size": 20,
-              "test_size": 50, "chance": 0.1, "pflop": 2.0, "parent": None, "teacher": None, "weights": None,
+              "test_size": 50, "chance": 0.1, "pflop": 2.0, "pflop_teacher": 0.0, "pflop_real": 4.0,
+              "pflop_real_teacher": 0.0, "pflop_real_evaluation": 0.5, "sparse_multiply_adds": 80,
+              "parent": None, "teacher": None, "weights": None,
               "measured": {}}  # fmt: skip
     return [
         LevelRecord(

@@ -36,7 +36,7 @@ class Fixed:
     def plan(self):
         return [Task(spec, None) for spec in self.specs if not is_complete(self.store.curve(spec), spec)]
 
-    def lambdas_left(self):
+    def trials_left(self):
         return 0
 
 
@@ -46,7 +46,7 @@ class Diary:
     def __init__(self):
         self.lines = []
 
-    def planned(self, tasks, lambdas_left):
+    def planned(self, tasks, trials_left):
         self.lines.append(("planned", len(tasks)))
 
     def started(self, task):

@@ -27,7 +27,7 @@ SCIENCE = {
     "steps": {"spec", "losses"},
     "training": {"spec", "data", "augmentation", "pruning", "losses", "steps"},
     "retraining": {"spec", "training"},
-    "cost": {"models", "pruning"},
+    "cost": {"spec", "models", "pruning"},
     "energy": set(),
     "store": {"spec", "curve", "blobs"},
     "trajectory": {
@@ -54,7 +54,7 @@ ONLY = {
 # Modules that import, even through others, no torch.
 WITHOUT_TORCH = ("spec", "recipes", "curve", "blobs", "store")
 # Modules that are a command too, and what reading its flags needs.
-COMMANDS = {"cost": {"spec", "cli"}}
+COMMANDS = {"cost": {"cli"}}
 
 
 def imports(source, path):

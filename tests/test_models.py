@@ -70,7 +70,7 @@ def test_every_model_that_may_be_named_can_be_built_and_runs():
 def test_the_table_of_shapes_has_every_data_set_and_is_true_of_digits():
     assert set(DATASET_SHAPES) == set(CHOICES["dataset"])
     raw = data.DATA_SETS["digits"]()
-    assert DATASET_SHAPES["digits"] == (raw.image_shape, raw.classes, len(raw.train_labels))
+    assert DATASET_SHAPES["digits"] == (*(raw.image_shape, raw.classes, len(raw.train_labels), len(raw.test_labels)),)
 
 
 PRUNED_OF_THE_VIT = [

@@ -25,7 +25,9 @@ def trial(values: Sequence[float], **fields) -> tuple[TrialSpec, list[LevelRecor
     spec = BASE.replace(prune_fraction=0.8, **fields)
     shared = {"prunable": 1000, "emptied_layers": (), "train_accuracy": 1.0, "train_loss": 0.0, "val_loss": 1.0,
               "val_noisy_loss": 1.0, "test_loss": 1.0, "label_noise": 0.0, "train_size": 80, "val_size": 20,
-              "test_size": 50, "chance": 0.1, "pflop": 2.0, "parent": None, "teacher": None, "weights": None,
+              "test_size": 50, "chance": 0.1, "pflop": 2.0, "pflop_teacher": 0.0, "pflop_real": 4.0,
+              "pflop_real_teacher": 0.0, "pflop_real_evaluation": 0.5, "sparse_multiply_adds": 80,
+              "parent": None, "teacher": None, "weights": None,
               "measured": {}}  # fmt: skip
     decides = None if spec.protocol == "paper" else 1.0
     return spec, [

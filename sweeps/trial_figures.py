@@ -1,0 +1,64 @@
+"""How a trial's curve is read, and the figures of a trial as every answer names them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sdd_core import curve
+from sdd_core.curve import LevelRecord, Summary
+from sdd_core.spec import TrialSpec
+from sdd_core.store import is_complete
+
+Trial = tuple[TrialSpec, list[LevelRecord]]
+"""A trial with its curve so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a curve is read: the labels that decide, and early stopping. In no key, so it can be changed afterwards."""
+
+    labels: str = "clean"
+    patience: int = 3
+    min_drop: float = 0.02
+
+    def summary(self, levels: Sequence[LevelRecord]) -> Summary:
+        """A curve's figures, read this way."""
+        return curve.summarise(levels, labels=self.labels, patience=self.patience, min_drop=self.min_drop)
+
+
+def trial_json(spec: TrialSpec, levels: list[LevelRecord], reading: Reading) -> dict[str, Any]:
+    """One trial's entry in an answer (README: what `--json` writes), without a search's verdict."""
+    figures = reading.summary(levels)
+    return {
+        "trial_id": spec.trial_id,
+        "weight_decay": spec.weight_decay,
+        "seed": spec.seed,
+        "data_seed": spec.data_seed,
+        "dip": figures.dip,
+        "rebound": figures.rebound,
+        "levels": figures.levels,
+        "stopped_early": not is_complete(levels, spec),
+        "best_val_accuracy": figures.best.accuracy if spec.decided_on == "validation" else None,
+        "test_accuracy_at_best": figures.best.test_accuracy,
+        "sparsity_at_best": figures.best.sparsity,
+        "pflop": figures.pflop,
+        "test_dip": figures.test_dip,
+        "test_rebound": figures.test_rebound,
+        "early_stop": {
+            "level": figures.early_stop.level,
+            "sparsity": figures.early_stop.sparsity,
+            "test_accuracy": figures.early_stop.test_accuracy,
+            "levels": figures.early_stop.levels,
+            "pflop": figures.early_stop.pflop,
+            "triggered": figures.early_stop_triggered,
+        },
+    }
+
+
+def trial_metrics(spec: TrialSpec, levels: list[LevelRecord], reading: Reading) -> dict[str, float]:
+    """The numbers of `trial_json` in one flat row, named alike: a trial's final figures in MLflow."""
+    form = trial_json(spec, levels, reading)
+    form |= {f"early_stop_{name}": value for name, value in form.pop("early_stop").items()}
+    return {name: float(value) for name, value in form.items() if isinstance(value, int | float)}
