@@ -30,39 +30,59 @@ _STYLES: Final = {
     "collapsed": ("v", "#bbbbbb", 30, "collapsed"),
     "clean": ("o", "#56B4E9", 34, "clean"),
     "front": ("o", OPTIMUM_COLOUR, 64, "clean and on the front"),
-    "vanilla": ("s", BASE_COLOUR, 64, "vanilla student at the base λ"),
+    "vanilla": ("s", BASE_COLOUR, 64, "vanilla"),
 }
 
 
+_MAX_NAMES: Final = 14
+"""More points of a front than fit beside the panels are drawn and counted, not named."""
+
+
 def plot_joint(path: str | Path, title: str, vanilla: Place, points: Sequence[Place], *, decided_on: str) -> None:
-    """Write the picture as a PNG: deciding accuracy of the best level over its sparsity, and on test beside it."""
-    figure = Figure(figsize=(11.0, 5.2), dpi=DPI, layout="constrained")
+    """Write the picture as a PNG: accuracy of the best level over its sparsity, deciding and on test.
+
+    The points of the front are numbered, the most accurate first, and named beside.
+    """
+    figure = Figure(figsize=(12.0, 5.2), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    decided = "test, which decides" if decided_on == "test" else decided_on
-    _draw(left, [vanilla, *points], "deciding")
-    left.set_title(f"Best level of each point: {decided}", loc="left", fontsize=11)
+    left, right, names = figure.subplots(1, 3, width_ratios=(1, 1, 0.42))
+    right.sharex(left)
+    right.sharey(left)
+    by_test = decided_on == "test"
+    front = sorted((place for place in points if place.kind == "front"), key=lambda place: -place.deciding)
+    for axes, score, what in (
+        (left, "deciding", "Best level of each point: " + ("test, which decides" if by_test else decided_on)),
+        (right, "test", "On test" + (", which decides" if by_test else ", only reported")),
+    ):
+        _draw(axes, [vanilla, *points], front, score)
+        axes.set_title(what, loc="left", fontsize=11)
     left.set_ylabel("accuracy at the best level (%)")
-    _draw(right, [vanilla, *points], "test")
-    right.set_title(
-        "On test" + (", which decides" if decided_on == "test" else ", only reported"), loc="left", fontsize=11
-    )
-    left.legend(loc="best", fontsize=9, framealpha=0.9)
+    _write_names(names, left, front)
     figure.savefig(path, format="png", dpi=DPI)
 
 
-def _draw(axes: Axes, places: Sequence[Place], score: str) -> None:
+def _draw(axes: Axes, places: Sequence[Place], front: Sequence[Place], score: str) -> None:
     for kind, (marker, colour, size, name) in _STYLES.items():
         of_kind = [place for place in places if place.kind == kind]
         if of_kind:
             x, y = [100 * place.sparsity for place in of_kind], [100 * getattr(place, score) for place in of_kind]
             axes.scatter(x, y, s=size, marker=marker, color=colour, label=name, zorder=3)
-    front = sorted(place for place in places if place.kind == "front")
-    x, y = [100 * place.sparsity for place in front], [100 * getattr(place, score) for place in front]
-    axes.plot(x, y, color=OPTIMUM_COLOUR, linewidth=1, alpha=0.6)
-    for place, across, up in zip(front, x, y, strict=True):
-        axes.annotate(place.label, (across, up), xytext=(5, 6), textcoords="offset points", fontsize=7.5, color=GREY)
+    numbers: dict[tuple[float, float], list[str]] = {}
+    for number, place in enumerate(front, start=1):
+        numbers.setdefault((100 * place.sparsity, 100 * getattr(place, score)), []).append(str(number))
+    for where, found in numbers.items():
+        axes.annotate(", ".join(found), where, xytext=(6, 5), textcoords="offset points", fontsize=9, color=GREY)
     axes.set_xlabel("sparsity of the best level (%)")
     axes.margins(x=0.12, y=0.12)
     axes.grid(alpha=0.25)
+
+
+def _write_names(axes: Axes, drawn: Axes, front: Sequence[Place]) -> None:
+    """The legend of the panels, and the points of the front by number."""
+    axes.axis("off")
+    handles, labels = drawn.get_legend_handles_labels()
+    axes.legend(handles, labels, loc="upper left", fontsize=9, frameon=False, borderaxespad=0)
+    lines = [f"{number}  {place.label}" for number, place in enumerate(front[:_MAX_NAMES], start=1)]
+    lines += [f"and {len(front) - _MAX_NAMES} more"] if len(front) > _MAX_NAMES else []
+    axes.text(0.02, 0.66, "\n".join(lines), va="top", fontsize=9, color=GREY, transform=axes.transAxes)

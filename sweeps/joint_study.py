@@ -8,6 +8,7 @@ is a view of it that can be deleted.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 OBJECTIVES: Final = ("best_accuracy", "sparsity_at_best")
 _SEED: Final = 0
-_REPEATS: Final = 100
-"""Proposals in a row of points that are known already, after which the grid counts as exhausted."""
+_REPEATS: Final = 20
+"""Proposals in a row of points that are known already, after which the first unknown one is taken."""
 
 
 class Point(NamedTuple):
@@ -71,7 +72,9 @@ class JointStudy:
         """At most `count` new points; [] when the grid is exhausted. Optuna is told `known` ones again at once."""
         wave: list[Point] = []
         repeats = 0
-        while len(wave) < count and repeats < _REPEATS:
+        while len(wave) < count:
+            if repeats == _REPEATS and not self._enqueue_unknown({*known, *wave}):
+                break
             trial = self._study.ask()
             point = Point(*(self._suggest(trial, name) for name in Point._fields))
             if point in known:
@@ -82,6 +85,19 @@ class JointStudy:
             wave += [point] if new else []
             repeats = 0 if new else repeats + 1
         return wave
+
+    def _enqueue_unknown(self, known: set[Point]) -> bool:
+        """Have the first point of the grid that is not known proposed next; False when there is none."""
+        indices = (range(len(getattr(self.axes, name))) for name in Point._fields)
+        for index in itertools.product(*indices):
+            params = dict(zip(Point._fields, index, strict=True))
+            if self._point(params) not in known:
+                self._study.enqueue_trial(params)
+                return True
+        return False
+
+    def _point(self, params: Mapping[str, int]) -> Point:
+        return Point(*(getattr(self.axes, name)[params[name]] for name in Point._fields))
 
     def _suggest(self, trial: Trial, name: str) -> float:
         values: tuple[float, ...] = getattr(self.axes, name)
@@ -102,11 +118,7 @@ class JointStudy:
         """The feasible points that no other feasible one dominates, the most accurate first."""
         if not any(self._feasible(trial) for trial in self._study.get_trials(deepcopy=False)):
             return []  # Optuna would name the least infeasible
-        best = {
-            Point(*(getattr(self.axes, name)[trial.params[name]] for name in Point._fields)): trial.values
-            for trial in self._study.best_trials
-            if self._feasible(trial)
-        }
+        best = {self._point(trial.params): trial.values for trial in self._study.best_trials if self._feasible(trial)}
         return sorted(best, key=lambda point: (-best[point][0], -best[point][1], point))
 
     @staticmethod

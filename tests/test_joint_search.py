@@ -29,12 +29,12 @@ VANILLA = [0.8, 0.6, 0.5, 0.7, 0.7, 0.3]
 
 
 def world(spec):
-    """More alpha removes the dip; more temperature is better when sparse, more λ when dense."""
+    """More alpha removes the dip; a low temperature is better when dense, a high one when sparse."""
     if not spec.distilled:
         return VANILLA
     depth = 0.2 * (1 - spec.alpha) ** 2
-    dense = 0.85 + 2 * spec.weight_decay
-    late = 0.8 + 0.015 * spec.temperature
+    dense = 0.9 - 0.01 * spec.temperature + spec.weight_decay
+    late = 0.8 + 0.005 * spec.temperature
     return [dense, dense - depth - 0.01, dense - 0.02, late, late - 0.05, 0.3]
 
 
