@@ -19,6 +19,7 @@ from torch import nn
 
 from sdd_core import cost, data, models, pruning, retraining, steps, training
 from sdd_core.curve import GiveUp, LevelRecord, best_level
+from sdd_core.energy import Meter, nothing
 from sdd_core.spec import SpecError, TrialSpec, level_key, snapshot_key, stream, unsupported
 from sdd_core.store import Arrays, Store, is_complete
 
@@ -54,13 +55,16 @@ def run(
     device: str | None = None,
     threads: int = 1,
     on_level: OnLevel | None = None,
+    energy: bool = True,
+    gpu_share: float = 1.0,
 ) -> list[LevelRecord]:
     """Run one trial to its target sparsity, or until `give_up` knows its verdict. Returns its curve.
 
     `on_level(record, trained)` is called after each level, read or trained. `device` is a torch
     device, by default the first GPU where there is one. `threads` is set for this process: the same
     spec, versions and thread count give the same bytes on a CPU. `keep` says which levels' weights
-    stay: all, or those of the dense, the best and the last level. Raises `SpecError` for what does not run.
+    stay: all, or those of the dense, the best and the last level. `energy` is whether to measure it,
+    and `gpu_share` the part of the GPU that is this trial's for that. Raises `SpecError` for what does not run.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     wrong = unsupported(spec) or faults(spec, place.type, steps.capability(place))
@@ -71,18 +75,23 @@ def run(
     torch.set_num_threads(threads)
     # Strong decay drives weights into the denormal range, where a CPU is many times slower.
     torch.set_flush_denormal(True)
-    runner = _Runner(spec, store, keep, place)
+    meter = Meter(threads=threads, gpu=_gpu_uuid(place), gpu_share=gpu_share) if energy else None
+    runner = _Runner(spec, store, keep, place, meter)
     try:
         return runner.run(give_up, on_level)
     finally:  # it is a state of the whole thread, and other code's arithmetic is not ours to change
         torch.set_flush_denormal(False)
+        if meter is not None:
+            meter.close()
 
 
 class _Runner:
     """One trial in this process. The data and the network are made when a level has to be trained."""
 
-    def __init__(self, spec: TrialSpec, store: Store, keep: Keep, device: torch.device) -> None:
-        self.spec, self.store, self.keep, self.device = spec, store, keep, device
+    def __init__(
+        self, spec: TrialSpec, store: Store, keep: Keep, device: torch.device, meter: Meter | None = None
+    ) -> None:
+        self.spec, self.store, self.keep, self.device, self.meter = spec, store, keep, device, meter
         self.curve: list[LevelRecord] = []
         self.state: _State | None = None
         self._data: data.Data | None = None
@@ -112,10 +121,15 @@ class _Runner:
         return self._data
 
     def _train_and_commit(self, level: int, key: str) -> LevelRecord:
-        started = time.perf_counter()
+        if self.meter is not None:
+            self.meter.start()
+        began = time.monotonic()
         state = self._train(level)
         record = self._evaluate(state, key)
-        record.measured["seconds"] = time.perf_counter() - started  # evaluation has waited for the device
+        ended = time.monotonic()  # evaluation has waited for the device
+        record.measured["seconds"] = ended - began
+        used = self.meter.energy(began, ended) if self.meter is not None else nothing("measuring is switched off")
+        record.measured["energy"] = used
         winner, same_weights = self.store.commit(record, _to_arrays(state))
         # A writer that came first is the one to go on from.
         self.state = state if same_weights else None
@@ -279,6 +293,9 @@ def _circumstances(device: torch.device) -> dict[str, Any]:
         "process": os.getpid(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "finished_at": time.time(),
-        "energy_kwh": None,
-        "energy_reason": "energy is not measured yet",
     }
+
+
+def _gpu_uuid(device: torch.device) -> str | None:
+    """The GPU's UUID as NVML writes it, None for a CPU."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
