@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,21 @@ class Task:
     give_up: GiveUp | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a sweep can still come to: how many levels its trials have when it is over, those there included.
+
+    Teachers that students need are not among the trials.
+    """
+
+    fewest: Mapping[TrialSpec, int]
+    """In the ending with the fewest levels to train."""
+    most: Mapping[TrialSpec, int]
+    """In the ending with the most."""
+    trials: Mapping[TrialSpec, tuple[int, int]]
+    """Each trial for itself: fewest and most levels over all endings."""
+
+
 class Source(Protocol):
     """Whoever knows which trials a sweep needs."""
 
@@ -26,6 +41,9 @@ class Source(Protocol):
 
     def trials_left(self) -> int:
         """A guess at how many more trials will be asked for after those of the plan."""
+
+    def outlook(self) -> Outlook:
+        """What the sweep can still come to from what the store holds; nothing is written."""
 
 
 class Listener(Protocol):

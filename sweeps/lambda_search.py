@@ -15,7 +15,8 @@ from sdd_core import curve
 from sdd_core.curve import GiveUp, LevelRecord, Verdict
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
-from sweeps.driver_types import Task
+from sweeps.driver_types import Outlook, Task
+from sweeps.outlook import outlook, standing
 from sweeps.search import LambdaStudy
 from sweeps.section import Answer
 from sweeps.trial_figures import Trial
@@ -86,6 +87,22 @@ class LambdaSearch:
     def trials(self) -> list[Trial]:
         """All trials asked for so far with their curves, by lambda and seed."""
         return [trial for point in sorted(self.asked) for trial in self.curves(point)]
+
+    def outlook(self) -> Outlook:
+        """The fewest and the most levels that the search can still need."""
+        bases = self.curves(0)
+        thresholds = [
+            threshold if is_complete(levels, spec) else None
+            for threshold, (spec, levels) in zip(self._thresholds(), bases, strict=True)
+        ]
+        standings = [
+            [
+                standing(spec, levels, self.settings.rule, threshold, base=point == 0)
+                for (spec, levels), threshold in zip(self.curves(point), thresholds, strict=True)
+            ]
+            for point in range(len(self.settings.points))
+        ]
+        return outlook(standings, self.settings.width)
 
     # --- what the store knows -------------------------------------------------------------
 
