@@ -65,8 +65,13 @@ def flat_params(spec: TrialSpec) -> dict[str, str]:
 
 def run_name(spec: TrialSpec) -> str:
     """The name of a trial's run in the UI."""
+    return f"{name_without_seed(spec)} seed={spec.seed}"
+
+
+def name_without_seed(spec: TrialSpec) -> str:
+    """What the trials that differ in their seeds alone are called."""
     distilled = f" α={spec.alpha:g} τ={spec.temperature:g}" if spec.teacher is not None else ""  # noqa: RUF001
-    return f"λ={spec.weight_decay:g}{distilled} seed={spec.seed}"
+    return f"λ={spec.weight_decay:g}{distilled}"
 
 
 def stamp_of(record: LevelRecord) -> int:
