@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sdd_core import curve
 from sdd_core.cli import Parser, add_data_dir_flag, add_spec_flags, parse_value, read_spec, set_data_dir
 from sdd_core.curve import LevelRecord
+from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 
 DESCRIPTION = """\
@@ -21,6 +22,7 @@ examples:
   python -m sdd_core                                the embedded default: digits, half the labels noisy
   python -m sdd_core --weight-decay 0.0178          the same with a stronger L2 penalty
   python -m sdd_core --epochs 5 --target-sparsity 0.9 --store /tmp/try
+  python -m sdd_core --teacher pruned --teacher-with weight_decay=0.0178    distilled from the best level of another
 """
 
 
@@ -60,18 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if faults or fault or store is None:
         parser.refuse([*faults, *([fault] if fault else [])])
 
-    store.add_trial(spec)
-    print(f"trial {spec.trial_id}  λ={spec.weight_decay:g}  ε={spec.label_noise:g}  seed={spec.seed}  {store.url}")
-    print("level  sparsity  train  val    test   loss    seconds")
-    try:
-        records = trajectory.run(
-            spec,
+    def run(trial: TrialSpec, last_level: int | None, title: str) -> list[LevelRecord]:
+        store.add_trial(trial)
+        what = f"λ={trial.weight_decay:g}  ε={trial.label_noise:g}  seed={trial.seed}"
+        print(f"{title} {trial.trial_id}  {trial.model}  {what}  {store.url}")
+        print("level  sparsity  train  val    test   loss    seconds")
+        return trajectory.run(
+            trial,
             store,
+            last_level=last_level,
             keep=options.keep_weights,
             device=options.device,
             threads=threads,
             on_level=_print_level,
         )
+
+    try:
+        teacher = store.teacher_needed(spec)
+        if teacher is not None:
+            run(teacher.trial, teacher.last_level, "teacher")
+        records = run(spec, None, "trial")
     except KeyboardInterrupt:
         print(f"\ninterrupted; {len(store.curve(spec))} levels are kept, the same command goes on from there")
         return 130

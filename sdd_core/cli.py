@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 
 from sdd_core import recipes
 from sdd_core.sources import DATA_DIR_VARIABLE
-from sdd_core.spec import CHOICES, SpecError, TrialSpec, describe_range, value_fault
+from sdd_core.spec import CHOICES, DATA_FIELDS, SpecError, TeacherRef, TrialSpec, describe_range, value_fault
 
 _GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "setting": ("label_noise", "noise_kind", "noisy_labels", "model_options"),
@@ -22,8 +22,16 @@ _GROUPS: Final[dict[str, tuple[str, ...]]] = {
         *("lr_schedule", "lr_milestones", "lr_decay", "epochs", "batch_size", "precision", "criterion"),
         *("prune_fraction", "retraining", "rewind_epoch"),
     ),
+    "approach": ("alpha", "temperature"),
     "trial": ("weight_decay", "seed", "data_seed", "target_sparsity"),
 }
+_ABOUT: Final = {
+    "recipe": "How each level is trained and pruned.",
+    "approach": "Distillation (Eq. 1). Without a teacher the trial is vanilla.",
+    "trial": "One trial of the setting.",
+}
+DEFAULT_ALPHA: Final = 0.8
+"""Of a trial that names a teacher and no alpha: the published code's default, as is the temperature of 10."""
 
 
 def _option(text: str) -> tuple[str, int | float | str]:
@@ -102,6 +110,8 @@ _HELP: Final = {
         "trains at its last rate, from_scratch draws new ones, rewind_weights goes back to an early epoch"
     ),
     "rewind_epoch": "epochs that the weights rewound to were trained, below epochs; with retraining rewind_weights",
+    "alpha": f"weight of the distillation term; {DEFAULT_ALPHA:g} where only a teacher is given",
+    "temperature": "distillation temperature (tau)",
     "weight_decay": "L2 penalty (lambda)",
     "seed": "draws weights, batch order, augmentation, dropout",
     "data_seed": "draws validation split and label noise; the trial's seed when not given",
@@ -129,11 +139,32 @@ def add_spec_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] =
         )
     for title, names in _GROUPS.items():
         if title != "setting":
-            about = "How each level is trained and pruned." if title == "recipe" else "One trial of the setting."
-            group = parser.add_argument_group(title, about + " What is not given is the recipe's; in [] digits'.")
+            group = parser.add_argument_group(
+                title, _ABOUT[title] + " What is not given is the recipe's; in [] digits'."
+            )
+        if title == "approach" and "teacher" not in leave_out:
+            group.add_argument(
+                "--teacher",
+                metavar="LEVEL",
+                help="whom to distil from: dense, pruned (its best level) or a level's number",
+            )
+            _add_teacher_flags(group)
         for name in names:
             if name not in leave_out:
                 _add_flag(group, name)
+
+
+def _add_teacher_flags(group: Any) -> None:
+    """Flags that say whose level it is: a trial of its own recipe, on its student's data."""
+    add = group.add_argument
+    add("--teacher-model", metavar="NAME", help="the teacher's architecture [the student's]")
+    add("--teacher-model-options", metavar="NAME=VALUE", nargs="+", help="its size")
+    add(
+        "--teacher-with",
+        metavar="FIELD=VALUE",
+        nargs="+",
+        help="other fields of the teacher's trial, for example weight_decay=0.0178 seed=1 [its own recipe's]",
+    )
 
 
 def add_data_dir_flag(group: Any) -> None:
@@ -151,7 +182,7 @@ def set_data_dir(namespace: argparse.Namespace) -> None:
 
 
 def _add_flag(group: Any, name: str) -> None:
-    many = str(_FIELDS[name].type).startswith("tuple")
+    many = _many(name)
     metavar = "NAME=VALUE" if name == "model_options" else "X" if describe_range(name) or many else "NAME"
     group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, nargs="+" if many else None, help=_help(name))
 
@@ -170,29 +201,84 @@ def read_spec(namespace: argparse.Namespace) -> tuple[TrialSpec, list[str]]:
 
     With faults, the spec is the nearest one without: callers go on checking, then refuse.
     """
-    faults, changes = [], {}
-    recipe = recipes.for_setting(namespace.dataset, namespace.model)
-    if recipe is None:
-        named = [value_fault("dataset", namespace.dataset), value_fault("model", namespace.model)]
-        faults += [fault for fault in named if fault] or [
-            f"dataset {namespace.dataset!r} with model {namespace.model!r}: does not run yet; what runs: "
-            + ", ".join(f"{dataset} with {model}" for dataset, model in recipes.RECIPES)
-        ]
-        recipe = TrialSpec()
-    for name in (name for names in _GROUPS.values() for name in names):
-        text = getattr(namespace, name, None)
-        if text is None:
-            continue
-        many = isinstance(text, list)
-        parsed = [parse_value(name, item, str(_FIELDS[name].type)) for item in (text if many else [text])]
-        bad = [fault for _, fault in parsed if fault]
-        faults += bad
-        if not bad:
-            changes[name] = tuple(value for value, _ in parsed) if many else parsed[0][0]
+    recipe, faults = _recipe(namespace.dataset, namespace.model)
+    names = [name for names in _GROUPS.values() for name in names]
+    texts = {name: getattr(namespace, name, None) for name in names}
+    changes, bad = _parse_fields({name: text for name, text in texts.items() if text is not None})
+    faults += bad
     if "seed" in changes and "data_seed" not in changes:
         changes["data_seed"] = None
+    alpha = {"alpha": changes.pop("alpha")} if "alpha" in changes else {}
     try:
         spec = recipe.replace(**changes)
     except SpecError as error:
         return recipe, faults + list(error.faults)
-    return spec, faults
+    teacher, bad = read_teacher(namespace, spec, getattr(namespace, "teacher", None))
+    faults += bad
+    if teacher is not None:
+        alpha = {"alpha": DEFAULT_ALPHA} | alpha | {"teacher": teacher}
+    try:
+        return (spec.replace(**alpha) if not bad else spec), faults
+    except SpecError as error:
+        return spec, faults + list(error.faults)
+
+
+def read_teacher(
+    namespace: argparse.Namespace, student: TrialSpec, level: str | None
+) -> tuple[TeacherRef | None, list[str]]:
+    """The teacher that the flags name for a student, None where `level` is None, and every fault in them.
+
+    Its trial has the recipe of its architecture and its student's data fields.
+    """
+    given = {name: getattr(namespace, f"teacher_{name}", None) for name in ("model", "model_options", "with")}
+    if level is None:
+        needless = [f"--teacher-{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+        return None, [f"{flag}: only with --teacher" for flag in needless]
+    recipe, faults = _recipe(student.dataset, given["model"] or student.model)
+    texts: dict[str, Any] = {"model_options": given["model_options"]} if given["model_options"] else {}
+    for text in given["with"] or ():
+        name, _, value = text.partition("=")
+        if name not in _FIELDS or name in (*DATA_FIELDS, "model", "model_options", "teacher", "alpha", "temperature"):
+            faults.append(
+                f"teacher_with {text!r}: allowed are FIELD=VALUE of a recipe's fields, seed and target_sparsity"
+            )
+        else:
+            texts[name] = value.split(",") if _many(name) else value
+    changes, bad = _parse_fields(texts)
+    faults += bad
+    changes |= {name: getattr(student, name) for name in DATA_FIELDS}
+    try:
+        trial = recipe.replace(**changes)
+        return TeacherRef(trial=trial, level=int(level) if level.isdecimal() else level), [
+            f"teacher: {fault}" for fault in faults
+        ]
+    except SpecError as error:
+        return None, [f"teacher: {fault}" for fault in (*faults, *error.faults)]
+
+
+def _recipe(dataset: str, model: str) -> tuple[TrialSpec, list[str]]:
+    """The recipe of a data set and a model; with a fault, any recipe."""
+    recipe = recipes.for_setting(dataset, model)
+    if recipe is not None:
+        return recipe, []
+    named = [value_fault("dataset", dataset), value_fault("model", model)]
+    return TrialSpec(), [fault for fault in named if fault] or [
+        f"dataset {dataset!r} with model {model!r}: does not run yet; what runs: "
+        + ", ".join(f"{dataset} with {model}" for dataset, model in recipes.RECIPES)
+    ]
+
+
+def _many(name: str) -> bool:
+    return str(_FIELDS[name].type).startswith("tuple")
+
+
+def _parse_fields(texts: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Fields' values from their texts (a list of texts where a field holds many), and the faults."""
+    changes, faults = {}, []
+    for name, text in texts.items():
+        parsed = [parse_value(name, item, str(_FIELDS[name].type)) for item in (text if _many(name) else [text])]
+        bad = [fault for _, fault in parsed if fault]
+        faults += bad
+        if not bad:
+            changes[name] = tuple(value for value, _ in parsed) if _many(name) else parsed[0][0]
+    return changes, faults

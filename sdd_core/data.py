@@ -228,16 +228,19 @@ def _split(
 
 
 def epoch_batches(
-    split: Split, batch_size: int, seed: int, augment: Augment | None = None
+    split: Split, targets: Tensor, batch_size: int, seed: int, augment: Augment | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch's (inputs, labels) batches in the order that `seed` draws; the last may be smaller."""
+    """One epoch's (inputs, targets) batches in the order that `seed` draws; the last may be smaller.
+
+    `targets` (N, ...) holds what each image of the split is trained towards.
+    """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(split), generator=generator).to(split.labels.device)
     fitting = _CHUNK_PIXELS // (batch_size * split.images[0].numel()) if order.device.type == "cpu" else _CHUNK
     for chunk in order.split(batch_size * min(max(fitting, 1), _CHUNK)):
-        images, labels = split.images.index_select(0, chunk), split.labels.index_select(0, chunk)
+        images, wanted = split.images.index_select(0, chunk), targets.index_select(0, chunk)
         inputs = split.normalise(images if augment is None else augment(images, chunk))
-        yield from zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
+        yield from zip(inputs.split(batch_size), wanted.split(batch_size), strict=True)
 
 
 def deciding_size(spec: TrialSpec) -> int:

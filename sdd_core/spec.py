@@ -60,6 +60,11 @@ HUMAN_LABEL_SETS: Final = {
     "cifar10": ("aggre", "random1", "random2", "random3", "worse"),
     "cifar100": ("noisy",),
 }
+# The fields that decide which images are trained on, with which labels: a teacher and its student share them.
+DATA_FIELDS: Final = (
+    *("dataset", "label_noise", "noise_kind", "noisy_labels"),
+    *("validation_fraction", "protocol", "data_seed"),
+)
 # The words that each field may hold.
 CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "dataset": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"),
@@ -311,6 +316,22 @@ def _faults(spec: TrialSpec) -> Iterator[str]:
         yield f"rewind_epoch {spec.rewind_epoch!r}: only with retraining rewind_weights"
     if spec.teacher is None and _is_number(spec.alpha) and spec.alpha > 0:
         yield f"alpha {spec.alpha!r}: needs a teacher; without one it must be 0"
+    elif spec.teacher is not None:
+        yield from _disagreements(spec, spec.teacher.trial)
+
+
+def _disagreements(spec: TrialSpec, teacher: TrialSpec) -> Iterator[str]:
+    """Data fields in which a teacher differs from its student.
+
+    It would know other classes or image sizes, or have trained on images that its student validates
+    on and on other noisy labels.
+    """
+    for name in DATA_FIELDS:
+        own, other = getattr(spec, name), getattr(teacher, name)
+        if name == "data_seed" and own is None:
+            own = spec.seed
+        if own != other:
+            yield f"teacher's {name} {other!r}: must be its student's, {own!r}"
 
 
 def _model_option_faults(spec: TrialSpec) -> Iterator[str]:
@@ -337,13 +358,6 @@ def _model_option_faults(spec: TrialSpec) -> Iterator[str]:
         width, heads = int(options["width"]), int(options["heads"])
         if width % heads != 0:
             yield f"model_options heads={heads}: must divide width ({width}) into heads of equal size"
-
-
-def unsupported(spec: TrialSpec) -> list[str]:
-    """One sentence for each valid value of `spec` that does not run yet."""
-    if spec.teacher is None:
-        return []
-    return [f"teacher {spec.teacher.level!r}: distillation does not run yet; give none"]
 
 
 # --- canonical form -------------------------------------------------------------------------
@@ -471,8 +485,11 @@ def level_keys(spec: TrialSpec, teacher: str | None = None) -> Iterator[str]:
 
 def setting(spec: TrialSpec) -> dict[str, Any]:
     """What trials of one setting and approach share: no lambda, seeds or target sparsity."""
-    form: dict[str, Any] = canonical(spec)
-    return {name: value for name, value in form.items() if name not in ("weight_decay", "seed", "data_seed")}
+    form = {name: value for name, value in canonical(spec).items() if name not in ("weight_decay", "seed", "data_seed")}
+    if "teacher" in form:  # its data seed is its student's
+        trial = {name: value for name, value in form["teacher"]["trial"].items() if name != "data_seed"}
+        form["teacher"] = form["teacher"] | {"trial": trial}
+    return form
 
 
 def setting_id(spec: TrialSpec) -> str:
@@ -491,7 +508,16 @@ def to_json(spec: TrialSpec) -> dict[str, Any]:
 
 
 def from_json(form: Mapping[str, Any]) -> TrialSpec:
-    """The spec that `to_json` wrote; raises `SpecError` for unknown fields and bad values."""
+    """The spec that `to_json` wrote; raises `SpecError` for unknown fields and bad values.
+
+    Also for a teacher that refers, through whatever teachers of its own, to itself.
+    """
+    return _from_json(form, ())
+
+
+def _from_json(form: Mapping[str, Any], students: tuple[int, ...]) -> TrialSpec:
+    if id(form) in students:
+        raise SpecError(["teacher: refers to itself in a circle; a chain of teachers must end at one without"])
     unknown = set(form) - FIELD_NAMES
     if unknown:
         raise SpecError([f"{name}: not a field of a trial" for name in sorted(unknown)])
@@ -501,7 +527,9 @@ def from_json(form: Mapping[str, Any]) -> TrialSpec:
         values["lr_milestones"] = tuple(form["lr_milestones"])
     if form.get("teacher") is not None:
         teacher = form["teacher"]
-        values["teacher"] = TeacherRef(trial=from_json(teacher["trial"]), level=teacher["level"])
+        values["teacher"] = TeacherRef(
+            trial=_from_json(teacher["trial"], (*students, id(form))), level=teacher["level"]
+        )
     return TrialSpec(**values)
 
 

@@ -1,6 +1,6 @@
 """How one training step runs on a device: precision, layout, fused update, CUDA-graph capture.
 
-`step_plan` decides, from the device, the model and the spec alone. The precision is the spec's; what
+`step_plan` decides, from the device, the networks and the spec alone. The precision is the spec's; what
 the device decides (layout, capture, cuDNN's choice of algorithms) does not change what is computed.
 """
 
@@ -13,14 +13,14 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+from sdd_core import losses
 from sdd_core.spec import SpecError, TrialSpec
 
 Step = Callable[[Tensor, Tensor], None]
-"""One training step on (inputs, labels) of a batch."""
+"""One training step on (inputs, targets) of a batch; the targets are those of `losses.gradient`."""
 
 _TENSOR_CORES: Final = (7, 0)
 _TF32: Final = (8, 0)
@@ -129,40 +129,51 @@ def side_stream(device: torch.device) -> Iterator[None]:
         inner.synchronize()  # before a captured graph and its memory go
 
 
+def forward(model: nn.Module, inputs: Tensor, plan: StepPlan) -> Tensor:
+    """A network's logits in the plan's layout and precision; where that is bfloat16 they are made float32."""
+    if plan.channels_last:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    if plan.autocast is None:
+        return model(inputs)  # type: ignore[no-any-return]
+    # Each weight is used once in a step, so there is nothing for autocast to cache.
+    with torch.autocast(inputs.device.type, dtype=plan.autocast, cache_enabled=False):
+        return model(inputs).float()  # type: ignore[no-any-return]
+
+
 def make_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     factors: Sequence[tuple[Tensor, Tensor]],
     plan: StepPlan,
-    batch_size: int,
+    spec: TrialSpec,
+    teacher: nn.Module | None = None,
 ) -> Step:
-    """The training step of a model: cross-entropy, update, and each (weight, factor) multiplied in.
+    """The training step of a model: gradient of Eq. 1, update, and each (weight, factor) multiplied in.
 
-    The learning rate is read from the optimiser at every step; change it with `set_rate`.
+    A `teacher` is asked at every step, for a batch's own inputs, and its part added to the targets that
+    the step is given; without one, they are taken as they are. The learning rate is read from the
+    optimiser at every step; change it with `set_rate`.
     """
-    device = next(model.parameters()).device
+    alpha, temperature = spec.alpha, spec.temperature
     update = fused_update(optimizer)
     held = [(weight.detach(), factor) for weight, factor in factors]
 
-    def step(inputs: Tensor, labels: Tensor) -> None:
-        if plan.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        if plan.autocast is None:
-            logits = model(inputs)
-        else:
-            # Each weight is used once in a step, so there is nothing for autocast to cache.
-            with torch.autocast(device.type, dtype=plan.autocast, cache_enabled=False):
-                logits = model(inputs).float()
-        F.cross_entropy(logits, labels).backward()
+    def step(inputs: Tensor, targets: Tensor) -> None:
+        if teacher is not None:
+            with torch.no_grad():
+                targets = targets + losses.teacher_targets(forward(teacher, inputs, plan), alpha, temperature)
+        logits = forward(model, inputs, plan)
+        logits.backward(losses.gradient(logits, targets, alpha, temperature))
         update()
         for weight, factor in held:
             weight.mul_(factor)
 
     if not plan.captured:
         return step
+    device = next(model.parameters()).device
     for group in optimizer.param_groups:  # a captured step reads the rate from the device's memory
         group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
-    return Captured(step, batch_size)
+    return Captured(step, spec.batch_size)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -260,16 +271,16 @@ class Captured:
         self._step, self._batch_size, self._capture = step, batch_size, capture
         self._warm = 0
         self._replay: Callable[[], None] | None = None
-        self._inputs = self._labels = torch.empty(0)
+        self._inputs = self._targets = torch.empty(0)
 
-    def __call__(self, inputs: Tensor, labels: Tensor) -> None:
-        if len(labels) != self._batch_size or self._warm < _WARM_UP:
-            self._warm += len(labels) == self._batch_size
-            self._step(inputs, labels)
+    def __call__(self, inputs: Tensor, targets: Tensor) -> None:
+        if len(targets) != self._batch_size or self._warm < _WARM_UP:
+            self._warm += len(targets) == self._batch_size
+            self._step(inputs, targets)
             return
         if self._replay is None:
-            self._inputs, self._labels = torch.empty_like(inputs), torch.empty_like(labels)
-            self._replay = self._capture(lambda: self._step(self._inputs, self._labels))
+            self._inputs, self._targets = torch.empty_like(inputs), torch.empty_like(targets)
+            self._replay = self._capture(lambda: self._step(self._inputs, self._targets))
         self._inputs.copy_(inputs)
-        self._labels.copy_(labels)
+        self._targets.copy_(targets)
         self._replay()

@@ -19,7 +19,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -27,12 +27,30 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from sdd_core.blobs import open_blobs
-from sdd_core.curve import LevelRecord
-from sdd_core.spec import SCHEMA, SpecError, TrialSpec, canonical_json, from_json, last_level, level_keys, to_json
+from sdd_core.curve import LevelRecord, best_level
+from sdd_core.spec import (
+    SCHEMA,
+    SpecError,
+    TeacherRef,
+    TrialSpec,
+    canonical_json,
+    from_json,
+    last_level,
+    level_keys,
+    to_json,
+)
 
 Arrays = dict[str, NDArray[Any]]
 
 _IDENTITY: Final = ("key", "level", "parent", "teacher", "weights", "measured")
+
+
+class Need(NamedTuple):
+    """What has to be run before a distilled trial can: levels of a teacher's trial, or their weights."""
+
+    trial: TrialSpec
+    last_level: int | None
+    """The level whose weights are needed, at which the trial may end; None: the whole trajectory."""
 
 
 class Store:
@@ -97,7 +115,7 @@ class Store:
     def curve(self, spec: TrialSpec) -> list[LevelRecord]:
         """The finished levels of a trial from level 0 on, up to its target sparsity; [] when there are none."""
         found: list[LevelRecord] = []
-        for key in level_keys(spec):
+        for key in self.level_keys(spec):
             record = self.record(key)
             if record is None:
                 break
@@ -105,6 +123,48 @@ class Store:
             if is_complete(found, spec):
                 break
         return found
+
+    def level_keys(self, spec: TrialSpec) -> Iterator[str]:
+        """The keys of a trial's levels without end; none while its teacher's level is not known."""
+        if not spec.distilled:
+            yield from level_keys(spec)
+        elif (teacher := self.teacher(spec)) is not None:
+            yield from level_keys(spec, teacher.key)
+
+    def next_key(self, spec: TrialSpec) -> str | None:
+        """The key of the level that a trial trains next; None while its teacher's level is not known."""
+        return next((key for key in self.level_keys(spec) if self.record(key) is None), None)
+
+    # --- teachers -------------------------------------------------------------------------
+
+    def teacher(self, spec: TrialSpec) -> LevelRecord | None:
+        """The finished level that a distilled trial learns from; None while there is none, or no teacher.
+
+        `pruned` is the level with the best deciding accuracy on clean labels over the teacher's whole
+        trajectory, ties to the sparser (paper, Sec. 5): known when that has run to its end.
+        """
+        if not spec.distilled or spec.teacher is None:
+            return None
+        curve = self.curve(spec.teacher.trial)
+        if spec.teacher.level == "pruned" and not is_complete(curve, spec.teacher.trial):
+            return None
+        level = _resolved(spec.teacher, curve)
+        return curve[level] if level is not None and level < len(curve) else None
+
+    def teacher_needed(self, spec: TrialSpec) -> Need | None:
+        """What has to be run before a trial, or None: of a chain of teachers what comes first.
+
+        Levels of its teacher that are missing, or the weights of the one it learns from.
+        """
+        if not spec.distilled or spec.teacher is None:
+            return None
+        before = self.teacher_needed(spec.teacher.trial)
+        record = self.teacher(spec)
+        if before is not None and record is None:
+            return before
+        if record is None:
+            return Need(spec.teacher.trial, _resolved(spec.teacher, []))
+        return None if self.has_weights(record) else Need(spec.teacher.trial, record.level)
 
     # --- snapshots ------------------------------------------------------------------------
 
@@ -225,6 +285,13 @@ class Store:
         self._blobs.delete(name)
 
 
+def _resolved(teacher: TeacherRef, curve: list[LevelRecord]) -> int | None:
+    """The number of the level that a reference means on a whole curve; None for `pruned` of an empty one."""
+    if teacher.level == "pruned":
+        return best_level([record.deciding_accuracy() for record in curve])
+    return 0 if teacher.level == "dense" else int(teacher.level)
+
+
 def is_complete(curve: list[LevelRecord], spec: TrialSpec) -> bool:
     """Whether a curve has run to its end: its target sparsity, or nothing left to prune."""
     if not curve:
@@ -276,13 +343,3 @@ def determined(record: LevelRecord) -> dict[str, Any]:
     form = dataclasses.asdict(record)
     form.pop("measured")
     return form
-
-
-def missing_levels(store: Store, spec: TrialSpec) -> Iterator[str]:
-    """The keys of levels that a trial has still to train, without end; the first is the next one."""
-    keys = level_keys(spec)
-    for key in keys:
-        if store.record(key) is None:
-            yield key
-            break
-    yield from keys

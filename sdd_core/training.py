@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdd_core import augmentation, data, pruning, steps
-from sdd_core.spec import TrialSpec, stream
+from sdd_core import augmentation, data, losses, pruning, steps
+from sdd_core.spec import DATASET_SHAPES, TrialSpec, stream
 
 _EVAL_BATCH: Final = 2048
 _GRADIENT_BATCH: Final = 256
@@ -55,38 +56,76 @@ def train(
     schedule: Schedule | None = None,
     after_epoch: Callable[[int], None] | None = None,
     plan: steps.StepPlan | None = None,
+    teacher: nn.Module | None = None,
 ) -> None:
     """Train `model` in place, keeping every removed weight at exactly 0.
 
     `schedule` names the epochs and their learning rates, by default all of the spec's.
-    `after_epoch(epoch)` is called after each and may read the model.
+    `after_epoch(epoch)` is called after each and may read the model. `teacher`, on the model's device, is
+    given exactly when the trial is distilled (raises `ValueError` otherwise); it is left as it was.
 
     The masks are applied after each step: neither momentum nor weight decay can bring back a weight
     that enters every forward pass as 0. Batch order and dropout are drawn from `seed`, the level and
     the epoch, so a level does not depend on what ran before it in this process. `plan` is by default
     `steps.step_plan`'s for the split's device. Nothing inside an epoch waits for a GPU.
     """
+    if (teacher is not None) != spec.distilled:
+        raise ValueError(f"{'no' if teacher is None else 'a'} teacher for a trial with alpha {spec.alpha!r}")
     device = split.images.device
-    plan = plan or steps.step_plan(device.type, steps.capability(device), model, spec)
+    networks = nn.ModuleList([model] if teacher is None else [model, teacher])
+    plan = plan or steps.step_plan(device.type, steps.capability(device), networks, spec)
     model.train()
-    with steps.layout(model, plan), steps.arithmetic(plan), steps.side_stream(device), _own_random_state(device):
+    with (
+        steps.layout(networks, plan),
+        steps.arithmetic(plan),
+        steps.side_stream(device),
+        _own_random_state(device),
+        _evaluating(teacher),
+    ):
         weights = pruning.prunable_weights(model)
         # A multiplication by 0 and 1 costs less per step than a masked fill; a layer with all weights needs neither.
         factors = [(w, torch.empty_like(w).copy_(masks[n])) for n, w in weights.items() if not bool(masks[n].all())]
         optimizer = make_optimizer(spec, model)
-        step = steps.make_step(model, optimizer, factors, plan, spec.batch_size)
+        targets = losses.label_targets(split.labels, DATASET_SHAPES[spec.dataset].classes, spec.alpha)
+        in_step = teacher
+        if teacher is not None and spec.augmentation == "none":  # it says the same of an image at every step
+            _add_teacher(targets, teacher, split, spec, plan)
+            in_step = None
+        step = steps.make_step(model, optimizer, factors, plan, spec, in_step)
         for epoch, rate in full_schedule(spec) if schedule is None else schedule:
             _seed(device, stream("dropout", spec.seed, level, epoch))
             steps.set_rate(optimizer, rate)
             drawn = stream("augmentation", spec.seed, level, epoch)
             augment = augmentation.augmenter(spec.augmentation, len(split), device, drawn)
             order = stream("order", spec.seed, level, epoch)
-            for inputs, labels in data.epoch_batches(split, spec.batch_size, order, augment):
-                step(inputs, labels)
+            for inputs, wanted in data.epoch_batches(split, targets, spec.batch_size, order, augment):
+                step(inputs, wanted)
             if after_epoch is not None:
                 after_epoch(epoch)
         # A weight that diverged to NaN or infinity survives a multiplication by 0.
         pruning.apply_masks(weights, masks)
+
+
+@torch.no_grad()
+def _add_teacher(targets: Tensor, teacher: nn.Module, split: data.Split, spec: TrialSpec, plan: steps.StepPlan) -> None:
+    """Add the teacher's part to the targets (N, C) of a whole split, in place."""
+    for start in range(0, len(split), _EVAL_BATCH):
+        part = slice(start, start + _EVAL_BATCH)
+        logits = steps.forward(teacher, split.inputs(part), plan)
+        targets[part] += losses.teacher_targets(logits, spec.alpha, spec.temperature)
+
+
+@contextlib.contextmanager
+def _evaluating(network: nn.Module | None) -> Iterator[None]:
+    """In evaluation mode: dropout off, running statistics as they are. Each module's mode is put back."""
+    before = {module: module.training for module in network.modules()} if network is not None else {}
+    try:
+        if network is not None:
+            network.eval()
+        yield
+    finally:
+        for module, mode in before.items():
+            module.training = mode
 
 
 def _own_random_state(device: torch.device) -> AbstractContextManager[None]:

@@ -19,7 +19,7 @@ from torch import nn
 
 from sdd_core import cost, data, models, pruning, retraining, steps, training
 from sdd_core.curve import GiveUp, LevelRecord, best_level
-from sdd_core.spec import SpecError, TrialSpec, level_key, snapshot_key, stream, unsupported
+from sdd_core.spec import SpecError, TrialSpec, level_key, snapshot_key, stream
 from sdd_core.store import Arrays, Store, is_complete
 
 Keep = Literal["dense_best_last", "all"]
@@ -30,10 +30,19 @@ OnLevel = Callable[[LevelRecord, bool], None]
 def faults(spec: TrialSpec, device_type: str = "cpu", capability: tuple[int, int] | None = None) -> list[str]:
     """Why a trial cannot run on a kind of device although its fields are valid.
 
-    Its model's faults, its data's, its arithmetic's, and whether they fit together.
+    Its model's faults, its data's, its arithmetic's, whether they fit together, and its teacher's.
     """
     found = [*models.faults(spec), *data.faults(spec), *steps.faults(spec, device_type, capability)]
-    return found or models.faults(spec, data.train_size(spec))
+    found = found or models.faults(spec, data.train_size(spec))
+    if not found and spec.distilled and spec.teacher is not None:
+        teacher = spec.teacher.trial
+        found = [f"teacher's {fault}" for fault in faults(teacher, device_type, capability)]
+        if not found and isinstance(spec.teacher.level, int):
+            last = cost.estimate(teacher)["trainings"] - 1
+            if spec.teacher.level > last:
+                end = f"its trajectory ends at level {last}, target_sparsity {teacher.target_sparsity!r}"
+                found = [f"teacher's level {spec.teacher.level}: {end}"]
+    return found
 
 
 @dataclass
@@ -50,6 +59,7 @@ def run(
     store: Store,
     *,
     give_up: GiveUp | None = None,
+    last_level: int | None = None,
     keep: Keep = "dense_best_last",
     device: str | None = None,
     threads: int = 1,
@@ -57,13 +67,15 @@ def run(
 ) -> list[LevelRecord]:
     """Run one trial to its target sparsity, or until `give_up` knows its verdict. Returns its curve.
 
-    `on_level(record, trained)` is called after each level, read or trained. `device` is a torch
+    With `last_level` it ends at that level and has its weights then: what a student needs of a teacher.
+    A teacher of the trial that is missing in the store is run first, as far as it is needed.
+    `on_level(record, trained)` is called after each level of the trial, read or trained. `device` is a torch
     device, by default the first GPU where there is one. `threads` is set for this process: the same
     spec, versions and thread count give the same bytes on a CPU. `keep` says which levels' weights
     stay: all, or those of the dense, the best and the last level. Raises `SpecError` for what does not run.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    wrong = unsupported(spec) or faults(spec, place.type, steps.capability(place))
+    wrong = faults(spec, place.type, steps.capability(place))
     if wrong:
         raise SpecError(wrong)
     if keep not in KEEP or threads < 1:
@@ -71,27 +83,33 @@ def run(
     torch.set_num_threads(threads)
     # Strong decay drives weights into the denormal range, where a CPU is many times slower.
     torch.set_flush_denormal(True)
-    runner = _Runner(spec, store, keep, place)
     try:
-        return runner.run(give_up, on_level)
+        return _Runner(spec, store, keep, place).run(give_up, last_level, on_level)
     finally:  # it is a state of the whole thread, and other code's arithmetic is not ours to change
         torch.set_flush_denormal(False)
 
 
 class _Runner:
-    """One trial in this process. The data and the network are made when a level has to be trained."""
+    """One trial in this process. The data and the networks are made when a level has to be trained."""
 
-    def __init__(self, spec: TrialSpec, store: Store, keep: Keep, device: torch.device) -> None:
+    def __init__(
+        self, spec: TrialSpec, store: Store, keep: Keep, device: torch.device, splits: data.Data | None = None
+    ) -> None:
         self.spec, self.store, self.keep, self.device = spec, store, keep, device
         self.curve: list[LevelRecord] = []
         self.state: _State | None = None
-        self._data: data.Data | None = None
+        self.teacher: LevelRecord | None = None
+        self._teacher_network: nn.Module | None = None
+        self._data = splits
         self._early: Arrays | None = None
 
-    def run(self, give_up: GiveUp | None, on_level: OnLevel | None) -> list[LevelRecord]:
-        while not is_complete(self.curve, self.spec):
+    def run(
+        self, give_up: GiveUp | None = None, last_level: int | None = None, on_level: OnLevel | None = None
+    ) -> list[LevelRecord]:
+        self._have_teacher()
+        while not is_complete(self.curve, self.spec) and (last_level is None or len(self.curve) <= last_level):
             level = len(self.curve)
-            key = level_key(self.spec, level, self.curve[-1].key if self.curve else None)
+            key = self._key(level)
             record = self.store.record(key)
             trained = record is None
             if record is None:
@@ -103,7 +121,38 @@ class _Runner:
                 on_level(record, trained)
             if give_up is not None and give_up.applies(self.curve):
                 break
+        if last_level is not None and not self.store.has_weights(self.curve[-1]):
+            self._state_after(len(self.curve) - 1)
         return self.curve
+
+    def _key(self, level: int) -> str:
+        """The key of a level whose predecessors are in `curve`."""
+        parent = self.curve[level - 1].key if level > 0 else None
+        return level_key(self.spec, level, parent, self.teacher.key if self.teacher is not None else None)
+
+    # --- the teacher ----------------------------------------------------------------------
+
+    def _have_teacher(self) -> None:
+        """Find the level that the trial is distilled from, running what of its teachers is missing."""
+        tried = set()
+        while (need := self.store.teacher_needed(self.spec)) is not None and need not in tried:
+            tried.add(need)  # on a GPU weights are not made again byte for byte, and so not kept
+            _Runner(need.trial, self.store, self.keep, self.device, self._data).run(last_level=need.last_level)
+        self.teacher = self.store.teacher(self.spec)
+
+    def _teacher(self) -> nn.Module | None:
+        """The network that the trial is distilled from, on the training device; None for a vanilla trial."""
+        if self.teacher is None or self.spec.teacher is None:
+            return None
+        if self._teacher_network is None:
+            # Teacher and student agree in every data field, so they share the splits.
+            other = _Runner(self.spec.teacher.trial, self.store, self.keep, self.device, self.data)
+            other._have_teacher()
+            other.curve = self.store.curve(other.spec)[: self.teacher.level + 1]
+            self._teacher_network = other._state_after(self.teacher.level).model
+        return self._teacher_network
+
+    # --- a level --------------------------------------------------------------------------
 
     @property
     def data(self) -> data.Data:
@@ -112,6 +161,7 @@ class _Runner:
         return self._data
 
     def _train_and_commit(self, level: int, key: str) -> LevelRecord:
+        self._teacher()  # made again, if it has to be, outside this level's time
         started = time.perf_counter()
         state = self._train(level)
         record = self._evaluate(state, key)
@@ -140,7 +190,7 @@ class _Runner:
             state.model.load_state_dict(self._initial(level) if start == "initial" else self._rewound())
         pruning.apply_masks(weights, masks)
         state.level, state.masks = level, masks
-        training.train(state.model, masks, self.data.train, self.spec, level, schedule)
+        training.train(state.model, masks, self.data.train, self.spec, level, schedule, teacher=self._teacher())
         return state
 
     def _train_dense(self, schedule: training.Schedule) -> _State:
@@ -150,10 +200,11 @@ class _Runner:
 
         def keep_early(epoch: int) -> None:
             if epoch + 1 == self.spec.rewind_epoch:
-                key = snapshot_key(level_key(self.spec, 0, None), epoch + 1)
+                key = snapshot_key(self._key(0), epoch + 1)
                 self._early = self.store.commit_snapshot(key, epoch + 1, _model_arrays(model))
 
-        training.train(model, state.masks, self.data.train, self.spec, 0, schedule, keep_early)
+        teacher = self._teacher()
+        training.train(model, state.masks, self.data.train, self.spec, 0, schedule, keep_early, teacher=teacher)
         return state
 
     def _initial(self, level: int) -> dict[str, torch.Tensor]:
@@ -171,7 +222,7 @@ class _Runner:
         if epoch == 0:
             return self._initial(0)
         if self._early is None:
-            self._early = self.store.snapshot(snapshot_key(level_key(self.spec, 0, None), epoch))
+            self._early = self.store.snapshot(snapshot_key(self._key(0), epoch))
         if self._early is None:
             self._train_dense(retraining.schedule(self.spec, 0)[:epoch])
         assert self._early is not None
@@ -230,7 +281,7 @@ class _Runner:
             chance=(splits.val or splits.test).chance,
             **vars(cost.level_cost(self.spec, state.level, sizes, state.masks)),
             parent={"key": parent.key, "weights": str(parent.weights)} if parent is not None else None,
-            teacher=None,
+            teacher=self.teacher.key if self.teacher is not None else None,
             weights=None,
             measured=_circumstances(self.device),
         )

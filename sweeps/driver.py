@@ -36,8 +36,9 @@ from ray.tune.search import Searcher
 
 from sdd_core.curve import GiveUp, LevelRecord
 from sdd_core.spec import from_json, last_level, to_json
-from sdd_core.store import Store, missing_levels
+from sdd_core.store import Store
 from sweeps.driver_types import Listener, Outcome, Source, Task
+from sweeps.stages import in_stages, teacher_task
 
 RETRIES = 2  # of a trial whose worker died or raised; it goes on from its last finished level
 
@@ -63,8 +64,9 @@ def run(
 ) -> Outcome:
     """Run the trials that `source` asks for until it asks for none. Ray must be attached already.
 
-    A trial that fails for good is named in the outcome and the others go on; Ctrl-C ends the sweep
-    at once, and what is finished stays. `shared_storage` is where Ray keeps its own passing files on
+    Teachers are run before the students that wait for them. A trial that fails for good is named in the
+    outcome, with the students that it holds back, and the others go on; Ctrl-C ends the sweep at once,
+    and what is finished stays. `shared_storage` is where Ray keeps its own passing files on
     a cluster; on one machine they go into a temporary folder. They are removed at the end, except from an
     object store.
     """
@@ -102,10 +104,11 @@ def _run_trial(config: dict[str, Any]) -> None:
     gpu = bool(ray.get_gpu_ids())
 
     def report(record: LevelRecord, trained: bool) -> None:
+        end = last_level(record.prunable, spec.prune_fraction, spec.target_sparsity)
         tune.report(
             {
                 "level": record.level,
-                "levels": last_level(record.prunable, spec.prune_fraction, spec.target_sparsity) + 1,
+                "levels": 1 + (end if config["last_level"] is None else min(end, config["last_level"])),
                 "sparsity": record.sparsity,
                 "accuracy": record.deciding_accuracy(rule.labels if rule is not None else "clean"),
                 "seconds": record.measured["seconds"],
@@ -117,6 +120,7 @@ def _run_trial(config: dict[str, Any]) -> None:
         spec,
         Store(config["store"]),
         give_up=rule,
+        last_level=config["last_level"],
         keep=config["keep"],
         device="cuda" if gpu else "cpu",
         threads=config["threads"],
@@ -181,6 +185,7 @@ class _Queue(_NotSaved, Searcher):
         self.listeners, self.outcome = listeners, outcome
         self.running: dict[str, Task] = {}  # by Ray's id of the trial
         self._plan: list[Task] | None = None
+        self._ran: set[Task] = set()
 
     def suggest(self, trial_id: str) -> Any:  # a config, None to be asked again, or FINISHED
         if self.outcome.interrupted:
@@ -194,23 +199,32 @@ class _Queue(_NotSaved, Searcher):
         return {
             "spec": to_json(task.spec),
             "give_up": asdict(task.give_up) if task.give_up is not None else None,
+            "last_level": task.last_level,
             "store": self.store.url,
             "keep": self.keep,
             "threads": self.resources.threads,
         }
 
     def _next_task(self) -> Task | None:
-        """The first planned trial that is not running, has not failed, and whose next level nobody trains."""
+        """The first planned trial that waits for nothing, is not running, has not failed, and shares no level.
+
+        Its teacher's level is known, and its own next level is nobody's who runs now.
+        """
         if self._plan is None:
-            self._plan = self.source.plan()
+            self._plan = in_stages(self.store, self.source.plan(), self._ran)
             for listener in self.listeners:
                 listener.planned(self._plan, self.source.trials_left())
-        taken = {next(missing_levels(self.store, task.spec)) for task in self.running.values()}
+        taken = {self.store.next_key(task.spec) for task in self.running.values()}
         running = {task.spec.trial_id for task in self.running.values()}
         for task in self._plan:
+            teacher = teacher_task(self.store, task, self._ran)
+            if teacher is not None:
+                if teacher.spec.trial_id in self.outcome.failures:
+                    self.outcome.held_back[task.spec.trial_id] = teacher.spec.trial_id
+                continue
             if task.spec.trial_id in running or task.spec.trial_id in self.outcome.failures:
                 continue
-            if next(missing_levels(self.store, task.spec)) not in taken:
+            if self.store.next_key(task.spec) not in taken:
                 return task
         return None
 
@@ -234,6 +248,7 @@ class _Queue(_NotSaved, Searcher):
         self._plan = None
         if task is None or self.outcome.interrupted:
             return
+        self._ran.add(task)
         for listener in self.listeners:
             listener.ended(task)
 

@@ -12,10 +12,13 @@ from sdd_core.spec import TrialSpec
 
 @dataclass(frozen=True)
 class Task:
-    """A trial to run, and the rule that may end it before its target sparsity."""
+    """A trial to run, and what may end it before its target sparsity."""
 
     spec: TrialSpec
     give_up: GiveUp | None
+    """The rule that ends it when its verdict is known."""
+    last_level: int | None = None
+    """The level at which it ends because nobody needs more: the level that a teacher is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,4 +75,6 @@ class Outcome:
     interrupted: bool = False
     failures: dict[str, str] = field(default_factory=dict)
     """trial_id -> the last lines of what went wrong."""
+    held_back: dict[str, str] = field(default_factory=dict)
+    """trial_id of a student that could not run -> that of the teacher that failed."""
     levels_trained: int = 0

@@ -61,9 +61,11 @@ def _search(options: Options, console: Console) -> int:
 
 
 def _heading(options: Options) -> str:
+    from analysis import runs
+
     base, settings = options.search.base, options.search
     return (
-        f"λ_opt for {base.model} on {base.dataset}, ε = {base.label_noise:g}: λ in [{settings.points[0]:g}, "
+        f"λ_opt for {runs.setting_label(base)}: λ in [{settings.points[0]:g}, "
         f"{settings.points[-1]:g}], {len(settings.points)} grid points, {len(settings.seeds)} "
         f"seed{'s' if len(settings.seeds) > 1 else ''} a λ, {settings.rule.shape} tolerance "
         f"{100 * settings.rule.tolerance:.1f} points on {base.decided_on}"

@@ -26,6 +26,7 @@ examples:
   python sweeps/lambda_opt.py                               the embedded default, a few minutes on 2 cores
   python sweeps/lambda_opt.py --label-noise 0.2 --seeds 1   less noise, a quick look with one seed
   python sweeps/lambda_opt.py --weight-decay-range 1e-4 0.03 --points-per-decade 8
+  python sweeps/lambda_opt.py --teacher pruned --alpha 0.5  λ_opt of a student distilled from its best level
   python sweeps/lambda_opt.py --json answer.json            the answer for machines
   python sweeps/lambda_opt.py --plan                        what it would cost; nothing runs
   python sweeps/lambda_opt.py --budget-pflop 1e-4           stop there; run again to go on
@@ -89,7 +90,8 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         base=spec.replace(weight_decay=low),
         points=points,
         seeds=_seeds(reader),
-        data_seed=spec.data_seed if namespace.data_seed is not None else None,
+        # All students share one teacher, which shares their data.
+        data_seed=spec.data_seed if namespace.data_seed is not None or spec.distilled else None,
         rule=rule,
         width=reader.number("lambdas_at_once", "int", 1, "a whole number from 1", 2),
     )

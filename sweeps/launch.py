@@ -131,6 +131,8 @@ class Launch:
         self.say(f"{what}: {kept} finished levels are kept in {self.common.store.url}")
         for trial_id, reason in outcome.failures.items():
             self.say(f"  trial {trial_id}: {reason}")
+        for student, teacher in outcome.held_back.items():
+            self.say(f"  trial {student}: held back by its teacher, trial {teacher}, which failed")
         self.say("run the same command again to go on from there")
         self._note(self.tracker.finish(finals, {}, {}, [], timeout=15))
         return 130 if outcome.interrupted else 1

@@ -69,9 +69,13 @@ def run_name(spec: TrialSpec) -> str:
 
 
 def name_without_seed(spec: TrialSpec) -> str:
-    """What the trials that differ in their seeds alone are called."""
-    distilled = f" α={spec.alpha:g} τ={spec.temperature:g}" if spec.teacher is not None else ""  # noqa: RUF001
-    return f"λ={spec.weight_decay:g}{distilled}"
+    """What the trials of an approach and lambda that differ in their seeds alone are called."""
+    approach = ""
+    if spec.distilled and spec.teacher is not None:
+        which = f"level {spec.teacher.level}" if isinstance(spec.teacher.level, int) else spec.teacher.level
+        teacher = f"{which} {spec.teacher.trial.model}"
+        approach = f" α={spec.alpha:g} τ={spec.temperature:g} {teacher}"  # noqa: RUF001
+    return f"λ={spec.weight_decay:g}{approach}"
 
 
 def stamp_of(record: LevelRecord) -> int:

@@ -1,7 +1,6 @@
 """Levels that were never trained: records with given accuracies, for tests of what reads a store."""
 
 from sdd_core.curve import LevelRecord
-from sdd_core.spec import level_keys
 from sdd_core.store import is_complete
 
 PRUNABLE = 1000
@@ -49,7 +48,7 @@ def fake_levels(store, spec, accuracies, *, give_up=None):
     """Commit a trial's missing levels with these accuracies, as a worker would; returns how many were made."""
     made = 0
     curve = []
-    for level, (key, accuracy) in enumerate(zip(level_keys(spec), accuracies, strict=False)):
+    for level, (key, accuracy) in enumerate(zip(store.level_keys(spec), accuracies, strict=False)):
         record = store.record(key)
         if record is None:
             record, _ = store.commit(fake_record(spec, level, accuracy, key=key), {})

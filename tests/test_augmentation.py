@@ -106,7 +106,7 @@ def epoch(n, batch_size, order, drawn, device=CPU):
     """An epoch's inputs, put back into the order of the split."""
     split = numbered_split(n, device)
     augment = augmentation.augmenter("flip_crop", n, device, drawn)
-    batches = list(data.epoch_batches(split, batch_size, order, augment))
+    batches = list(data.epoch_batches(split, split.labels, batch_size, order, augment))
     places = torch.cat([labels for _, labels in batches])
     inputs = torch.cat([inputs for inputs, _ in batches])
     return inputs[places.argsort()].cpu()
@@ -137,7 +137,7 @@ def test_every_epoch_and_every_image_is_drawn_anew():
 def test_the_splits_images_stay_as_they_are():
     split = numbered_split(20)
     before = split.images.clone()
-    list(data.epoch_batches(split, 8, 0, augmentation.augmenter("flip_crop", 20, CPU, 1)))
+    list(data.epoch_batches(split, split.labels, 8, 0, augmentation.augmenter("flip_crop", 20, CPU, 1)))
     assert torch.equal(split.images, before)
 
 

@@ -164,7 +164,7 @@ def numbered(n):
 @settings(max_examples=50, deadline=None)
 @given(n=st.integers(1, 700), batch_size=st.integers(1, 800), seed=st.integers(0, 2**63 - 1))
 def test_an_epoch_is_a_permutation_in_batches(n, batch_size, seed):
-    batches = list(data.epoch_batches(numbered(n), batch_size, seed))
+    batches = list(data.epoch_batches(numbered(n), torch.arange(n), batch_size, seed))
     labels = torch.cat([labels for _, labels in batches])
     inputs = torch.cat([inputs for inputs, _ in batches])
     assert sorted(labels.tolist()) == list(range(n))
@@ -176,7 +176,9 @@ def test_an_epoch_is_a_permutation_in_batches(n, batch_size, seed):
 
 def test_the_order_is_the_seeds():
     def order(seed):
-        return torch.cat([labels for _, labels in data.epoch_batches(numbered(500), 128, seed)]).tolist()
+        return torch.cat(
+            [labels for _, labels in data.epoch_batches(numbered(500), torch.arange(500), 128, seed)]
+        ).tolist()
 
     assert order(1) == order(1)
     assert order(1) != order(2)
@@ -185,7 +187,7 @@ def test_the_order_is_the_seeds():
 
 def test_drawing_batches_leaves_the_global_random_state_alone():
     before = torch.get_rng_state()
-    list(data.epoch_batches(numbered(50), 8, 3))
+    list(data.epoch_batches(numbered(50), torch.arange(50), 8, 3))
     load(label_noise=0.5)
     assert torch.equal(torch.get_rng_state(), before)
 

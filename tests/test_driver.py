@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from sdd_core import recipes
-from sdd_core.spec import level_keys
+from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store, determined, is_complete
 from sweeps.driver_types import Task
 
@@ -105,6 +105,47 @@ def test_a_failing_trial_is_named_and_the_others_go_on(tmp_path):
     assert list(outcome.failures) == [bad.trial_id]
     assert "cifar100" in outcome.failures[bad.trial_id]
     assert ("failed", bad.trial_id) in diary.lines
+
+
+def taught(level, teacher=None, **changes):
+    teacher = teacher or TINY.replace(weight_decay=0.01)
+    return TINY.replace(teacher=TeacherRef(trial=teacher, level=level), **({"alpha": 0.5} | changes))
+
+
+def test_a_teacher_is_trained_once_however_many_students_wait(tmp_path):
+    """Four students of two levels of one teacher, handed out before anything is there."""
+    store, diary = Store(str(tmp_path / "store")), Diary()
+    students = [taught(level, seed=seed, data_seed=0) for level in ("pruned", "dense") for seed in (0, 1)]
+    teacher = students[0].teacher.trial
+    outcome = drive(store, students, diary, width=4)
+    assert (outcome.failures, outcome.held_back) == ({}, {})
+    assert all(is_complete(store.curve(spec), spec) for spec in (*students, teacher))
+    # Where the pruned teacher's best level is its dense one, its students are those of the dense one.
+    keys = {record.key for spec in (*students, teacher) for record in store.curve(spec)}
+    assert outcome.levels_trained == len(keys) == len(list((tmp_path / "store" / "levels").rglob("*.json")))
+    first_of = {spec.trial_id: diary.lines.index(("started", spec.trial_id)) for spec in (*students, teacher)}
+    assert min(first_of, key=first_of.get) == teacher.trial_id
+
+
+def test_a_dense_teacher_is_one_level(tmp_path):
+    store = Store(str(tmp_path / "store"))
+    student = taught("dense")
+    outcome = drive(store, [student])
+    assert len(store.curve(student.teacher.trial)) == 1
+    assert outcome.levels_trained == 1 + len(store.curve(student))
+
+
+def test_a_failing_teacher_names_the_students_it_holds_back_and_the_others_go_on(tmp_path):
+    store, diary = Store(str(tmp_path / "store")), Diary()
+    bad = TINY.replace(dataset="cifar100")  # known, but refused by the worker
+    held = [
+        bad.replace(teacher=TeacherRef(trial=bad, level="dense"), alpha=alpha, weight_decay=0.01) for alpha in (0.5, 1)
+    ]
+    outcome = drive(store, [*held, TINY, taught("dense")], diary)
+    assert list(outcome.failures) == [bad.trial_id]
+    assert outcome.held_back == {spec.trial_id: bad.trial_id for spec in held}
+    assert is_complete(store.curve(TINY), TINY)
+    assert is_complete(store.curve(taught("dense")), taught("dense"))
 
 
 def test_a_killed_worker_is_replaced_and_the_curve_is_the_undisturbed_one(tmp_path):

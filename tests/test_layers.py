@@ -24,7 +24,7 @@ SCIENCE = {
     "models": {"spec"},
     "pruning": {"spec"},
     "losses": set(),
-    "steps": {"spec"},
+    "steps": {"spec", "losses"},
     "training": {"spec", "data", "augmentation", "pruning", "losses", "steps"},
     "retraining": {"spec", "training"},
     "cost": {"spec", "models", "pruning"},

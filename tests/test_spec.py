@@ -18,8 +18,7 @@ SMALL = (("hidden1", 32), ("hidden2", 16))
 
 def keys(trial, count=3):
     """The first keys of a trial, with a fixed teacher key where it is distilled."""
-    distilled = trial.teacher is not None and trial.alpha > 0
-    return list(itertools.islice(level_keys(trial, TEACHER_KEY if distilled else None), count))
+    return list(itertools.islice(level_keys(trial, TEACHER_KEY if trial.distilled else None), count))
 
 
 @st.composite
@@ -85,7 +84,6 @@ def test_the_split_that_decides(protocol, expected):
 def test_the_embedded_recipe():
     trial = recipes.digits_lenet()
     assert (trial.label_noise, trial.epochs, trial.weight_decay) == (0.5, 30, 1e-4)
-    assert spec.unsupported(trial) == []
     assert recipes.for_setting("digits", "lenet") == trial
     assert recipes.for_setting("digits", "vit") is None
 
@@ -209,10 +207,51 @@ def test_a_spec_error_survives_pickling():
     assert str(error) == "a 1: b; c 2: d"
 
 
-def test_what_does_not_run_is_valid_but_named():
-    distilled = TrialSpec(alpha=0.5, teacher=TeacherRef(trial=TrialSpec(), level="dense"))
-    assert spec.unsupported(distilled) == ["teacher 'dense': distillation does not run yet; give none"]
-    assert spec.unsupported(TrialSpec()) == []
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dataset", "mnist"),
+        ("label_noise", 0.2),
+        ("noise_kind", "pair_flip"),
+        ("validation_fraction", 0.3),
+        ("protocol", "paper"),
+        ("data_seed", 7),
+    ],
+)
+def test_a_teacher_agrees_with_its_student_in_every_data_field(field, value):
+    teacher = TrialSpec().replace(**{field: value})
+    with pytest.raises(SpecError) as refusal:
+        TrialSpec(alpha=0.5, teacher=TeacherRef(trial=teacher, level="dense"))
+    student = getattr(TrialSpec(), field)
+    assert refusal.value.faults == (f"teacher's {field} {value!r}: must be its student's, {student!r}",)
+    assert TrialSpec().replace(**{field: value}, alpha=0.5, teacher=TeacherRef(trial=teacher, level="dense")).distilled
+
+
+def test_a_teachers_human_labels_are_its_students():
+    worse = TrialSpec(dataset="cifar10", noise_kind="human", noisy_labels="worse")
+    with pytest.raises(SpecError, match="noisy_labels 'worse': must be its student's, 'aggre'"):
+        worse.replace(noisy_labels="aggre", alpha=1, teacher=TeacherRef(trial=worse, level=0))
+
+
+def test_the_data_seed_that_must_agree_is_the_one_that_counts():
+    teacher = TeacherRef(trial=TrialSpec(seed=3), level="dense")
+    assert TrialSpec(seed=3, alpha=0.5, teacher=teacher).data_seed == 3
+    with pytest.raises(SpecError, match="teacher's data_seed 3: must be its student's, 4"):
+        TrialSpec(seed=4, alpha=0.5, teacher=teacher)
+
+
+def test_a_teacher_that_refers_to_itself_is_refused():
+    form = spec.to_json(TrialSpec(alpha=0.5, teacher=TeacherRef(trial=TrialSpec(), level="dense")))
+    form["teacher"]["trial"]["alpha"] = 0.5
+    form["teacher"]["trial"]["teacher"] = {"trial": form, "level": "dense"}
+    with pytest.raises(SpecError, match="refers to itself in a circle"):
+        spec.from_json(form)
+
+
+def test_one_teacher_may_teach_two_in_a_chain():
+    first = TrialSpec(alpha=0.5, teacher=TeacherRef(trial=TrialSpec(), level="dense"))
+    second = TrialSpec(alpha=0.2, teacher=TeacherRef(trial=first, level="dense"))
+    assert spec.from_json(spec.to_json(second)) == second
 
 
 # --- keys: none of these should change ------------------------------------------------------
@@ -286,7 +325,14 @@ def test_golden_keys_none_of_these_should_change(fields, trial_id, level_0, leve
 HUMAN = {"dataset": "cifar10", "noise_kind": "human", "label_noise": 0}
 REWOUND = {"retraining": "rewind_weights", "epochs": 30}
 TAUGHT = {"teacher": TeacherRef(trial=TrialSpec(), level="dense"), "alpha": 0.5}
-UNTAUGHT = {"teacher": TeacherRef(trial=TrialSpec(), level="dense"), "alpha": 0}
+UNTAUGHT = TAUGHT | {"alpha": 0}
+
+
+def changed(base, changes):
+    """`base` with changes; a teacher among them is the dense level of `base` itself, whose data it shares."""
+    if changes.get("teacher") is not None:
+        changes = changes | {"teacher": TeacherRef(trial=base, level="dense")}
+    return base.replace(**changes)
 
 
 def by_name(field, a, b, **context):
@@ -361,7 +407,7 @@ def test_a_key_depends_on_what_can_influence_its_level(row, base):
         base = base.replace(retraining="rewind_lr", rewind_epoch=None)
     if "model" not in one or "model_options" in one:
         base = base.replace(model="lenet", model_options=())
-    left, right = base.replace(**one), base.replace(**other)
+    left, right = changed(base, one), changed(base, other)
     differs = [a != b for a, b in zip(keys(left, 4), keys(right, 4), strict=True)]
     assert differs == [first is not None and level >= first for level in range(4)]
     assert (left.trial_id != right.trial_id) == (first is not None)
@@ -426,7 +472,16 @@ def test_setting_is_shared_by_lambdas_and_seeds_only():
     for same in ({"weight_decay": 0.5}, {"seed": 3}, {"data_seed": 3}, {"target_sparsity": 0.5}):
         assert spec.setting_id(base.replace(**same)) == spec.setting_id(base)
     for other in ({"label_noise": 0.5}, {"epochs": 3}, {"criterion": "random"}, TAUGHT):
-        assert spec.setting_id(base.replace(**other)) != spec.setting_id(base)
+        assert spec.setting_id(changed(base, other)) != spec.setting_id(base)
+
+
+def test_distilled_trials_of_all_data_seeds_are_of_one_setting():
+    taught = [changed(TrialSpec(seed=seed), TAUGHT | {"seed": 9, "data_seed": seed}) for seed in (0, 1)]
+    same_teacher = [
+        trial.replace(teacher=TeacherRef(trial=trial.teacher.trial.replace(seed=5), level="dense")) for trial in taught
+    ]
+    assert len({spec.setting_id(trial) for trial in same_teacher}) == 1
+    assert len({trial.trial_id for trial in same_teacher}) == 2
 
 
 # --- JSON -----------------------------------------------------------------------------------

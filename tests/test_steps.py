@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sdd_core import data, models, pruning, steps, training
-from sdd_core.spec import SpecError, TrialSpec
+from sdd_core.spec import SpecError, TeacherRef, TrialSpec
 from sdd_core.steps import StepPlan
 
 CPU = torch.device("cpu")
@@ -76,13 +76,13 @@ def test_the_switches_are_set_and_put_back(tf32, word):
     assert [getattr(place, name) for place, name in switches] == before
 
 
-def trained(spec, splits, model=None, plan=None):
+def trained(spec, splits, model=None, plan=None, teacher=None):
     torch.manual_seed(3)
     model = model() if model else models.build(spec, splits.image_shape, splits.classes)
     weights, masks = pruning.prunable_weights(model), pruning.dense_masks(model)
     masks = pruning.prune(weights, masks, 0.5, "global_magnitude")
     pruning.apply_masks(weights, masks)
-    training.train(model, masks, splits.train, spec, 1, plan=plan)
+    training.train(model, masks, splits.train, spec, 1, plan=plan, teacher=teacher)
     assert all(bool((weight[~masks[name]] == 0).all()) for name, weight in weights.items())
     return model
 
@@ -112,9 +112,9 @@ def test_channels_last_changes_no_result_and_leaves_no_layout_behind(tiny, split
     assert all(value.is_contiguous() for value in other.state_dict().values())
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_captured_steps_are_the_same_training(tiny, splits, monkeypatch, optimizer):
-    """A CUDA graph, stood in for by a function: replayed for full batches, with each epoch's learning rate."""
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A CUDA graph, stood in for by a function; counts of captures and replays."""
     counts = {"captures": 0, "replays": 0}
 
     def capture(step):
@@ -128,19 +128,45 @@ def test_captured_steps_are_the_same_training(tiny, splits, monkeypatch, optimiz
 
     real = steps.Captured
     monkeypatch.setattr(steps, "Captured", lambda step, size: real(step, size, capture))
+    return counts
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_captured_steps_are_the_same_training(tiny, splits, stand_in, optimizer):
+    """Replayed for full batches, with each epoch's learning rate."""
     rate = 0.1 if optimizer == "sgd" else 1e-3
     spec = tiny(epochs=4, optimizer=optimizer, learning_rate=rate, batch_size=200)  # 5 full batches and one of 151
     expected = trained(spec, splits)
     model = trained(spec, splits, plan=StepPlan(captured=True))
-    assert counts == {"captures": 1, "replays": 4 * 5 - 3}
+    assert stand_in == {"captures": 1, "replays": 4 * 5 - 3}
     torch.testing.assert_close(flat(model), flat(expected), rtol=0, atol=1e-6)
     constant = trained(spec.replace(lr_schedule="constant"), splits, plan=StepPlan(captured=True))
     assert not torch.allclose(flat(constant), flat(expected), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("augmentation", ["none", "flip_crop"])
+def test_captured_steps_distil_alike(tiny, splits, stand_in, augmentation):
+    """What the teacher says of a batch reaches the replay with it, or is computed within."""
+    base = tiny(epochs=2, batch_size=200, augmentation=augmentation)
+    spec = base.replace(teacher=TeacherRef(trial=base, level=0), alpha=0.8, temperature=4.0)
+    torch.manual_seed(1)
+    teacher = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+    expected = trained(spec, splits, teacher=teacher)
+    model = trained(spec, splits, plan=StepPlan(captured=True), teacher=teacher)
+    assert stand_in == {"captures": 1, "replays": 2 * 5 - 3}
+    torch.testing.assert_close(flat(model), flat(expected), rtol=0, atol=1e-6)
+    assert not torch.allclose(flat(model), flat(trained(base, splits)), rtol=0, atol=1e-3)
+
+
+def test_a_convolving_teacher_decides_the_layout_too():
+    spec = TrialSpec(precision="bfloat16")
+    both = nn.ModuleList([DENSE, CONV])
+    assert steps.step_plan("cuda", (9, 0), both, spec) == steps.step_plan("cuda", (9, 0), CONV, spec)
+
+
 def test_a_captured_rate_is_changed_in_place(tiny):
     optimizer = training.make_optimizer(tiny(), DENSE)
-    steps.make_step(DENSE, optimizer, [], StepPlan(captured=True), 8)
+    steps.make_step(DENSE, optimizer, [], StepPlan(captured=True), tiny())
     (group,) = optimizer.param_groups
     held = group["lr"]
     steps.set_rate(optimizer, 0.25)

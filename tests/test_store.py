@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sdd_core import trajectory
 from sdd_core.blobs import LocalBlobs, open_blobs
 from sdd_core.spec import TrialSpec, level_keys
-from sdd_core.store import Store, determined, is_complete, missing_levels
+from sdd_core.store import Store, determined, is_complete
 
 ARRAYS = {"model.1.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "mask.1.weight": np.array([63], np.uint8)}
 OTHER = {"model.1.weight": np.zeros((2, 3), np.float32), "mask.1.weight": np.array([0], np.uint8)}
@@ -298,11 +298,11 @@ def test_a_curve_is_the_finished_levels_from_the_first_on(any_store, make_record
     for level in (0, 1, 3):
         any_store.commit(make_record(level, key=keys[level]), ARRAYS)
     assert [r.level for r in any_store.curve(spec)] == [0, 1]
-    missing = missing_levels(any_store, spec)
-    assert [next(missing) for _ in range(3)] == keys[2:5]
+    assert any_store.next_key(spec) == keys[2]
     any_store.commit(make_record(2, key=keys[2]), ARRAYS)
     any_store.commit(make_record(4, key=keys[4]), ARRAYS)
     assert [r.level for r in any_store.curve(spec)] == [0, 1, 2, 3]  # not past its target
+    assert any_store.next_key(spec) == keys[5]
     assert [r.level for r in any_store.curve(spec.replace(target_sparsity=0.9))] == [0, 1, 2, 3, 4]
     assert any_store.curve(spec.replace(weight_decay=0.5)) == []
 

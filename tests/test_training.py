@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sdd_core import augmentation, data, models, pruning, training
-from sdd_core.spec import TrialSpec, stream
+from sdd_core import augmentation, data, models, pruning, steps, training
+from sdd_core.spec import TeacherRef, TrialSpec, stream
 
 CPU = torch.device("cpu")
 CONSTANT = {"lr_schedule": "constant"}
@@ -31,20 +31,25 @@ def pruned_model(spec, splits, fraction=0.5):
     return model, masks
 
 
-def reference_train(model, masks, split, spec, level, rates):
+def reference_train(
+    model, masks, split, spec, level, rates, loss=lambda logits, labels, _: F.cross_entropy(logits, labels)
+):
     """A training as anybody would write it: one image batch at a time, plain SGD, masks multiplied in."""
     optimizer = torch.optim.SGD(
         model.parameters(), lr=1.0, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=False, foreach=False
     )
-    images = (split.images.double() / 16 - 0.3049) / 0.3757
     for epoch, rate in enumerate(rates):
         optimizer.param_groups[0]["lr"] = rate
+        drawn = stream("augmentation", spec.seed, level, epoch)
+        augment = augmentation.augmenter(spec.augmentation, len(split), CPU, drawn)
+        images = split.images if augment is None else augment(split.images, torch.arange(len(split)))
+        inputs = ((images.double() / 16 - 0.3049) / 0.3757).float()
         generator = torch.Generator().manual_seed(stream("order", spec.seed, level, epoch))
         order = torch.randperm(len(split), generator=generator).tolist()
         for start in range(0, len(order), spec.batch_size):
             index = order[start : start + spec.batch_size]
             optimizer.zero_grad()
-            F.cross_entropy(model(images[index].float()), split.labels[index]).backward()
+            loss(model(inputs[index]), split.labels[index], inputs[index]).backward()
             optimizer.step()
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
@@ -75,10 +80,14 @@ def test_train_is_the_plain_loop(tiny, splits, fields, level, fraction, rates, t
         assert not torch.allclose(value, initial[name], rtol=0, atol=10 * tolerance), f"{name} was not trained"
 
 
+def flat(model):
+    return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+
 def trained(spec, splits, level=0):
     model, masks = pruned_model(spec, splits)
     training.train(model, masks, splits.train, spec, level)
-    return torch.cat([value.flatten() for value in model.state_dict().values()])
+    return flat(model)
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_ran_before(tiny, splits):
@@ -136,6 +145,103 @@ def test_dropout_is_drawn_from_the_seed_the_level_and_the_epoch(tiny, splits):
     assert run(0, 0) != run(0, 1)
     first, second = run(0, 0, epochs=2)
     assert first != second
+
+
+# --- distillation ---------------------------------------------------------------------------
+
+
+def distilled(spec, alpha=0.8, temperature=4.0, **changes):
+    """The trial with a teacher; which it is, is not training's to know."""
+    return spec.replace(teacher=TeacherRef(trial=spec, level=0), alpha=alpha, temperature=temperature, **changes)
+
+
+def normed(seed=0, dropout=0.3):
+    """A network with running statistics and dropout, of another architecture than the trial's."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()),
+        *(nn.Dropout(dropout), nn.Linear(36, 10)),
+    )
+
+
+@pytest.mark.parametrize("augmentation_name", ["none", "flip_crop"])
+@pytest.mark.parametrize(("alpha", "temperature"), [(0.8, 10.0), (0.3, 2.0), (1.0, 4.0)])
+def test_a_distilled_training_is_the_plain_loop_with_equation_1(tiny, splits, alpha, temperature, augmentation_name):
+    spec = distilled(tiny(**CONSTANT), alpha, temperature, augmentation=augmentation_name)
+    model, masks = pruned_model(spec, splits)
+    expected, _ = pruned_model(spec, splits)
+    teacher = normed()
+    training.train(model, masks, splits.train, spec, 1, teacher=teacher)
+    teacher.eval()
+
+    def equation_1(logits, labels, inputs):
+        with torch.no_grad():
+            soft = F.softmax(teacher(inputs) / temperature, dim=1)
+        divergence = F.kl_div(F.log_softmax(logits / temperature, dim=1), soft, reduction="batchmean")
+        return (1 - alpha) * F.cross_entropy(logits, labels) + alpha * temperature**2 * divergence
+
+    reference_train(expected, masks, splits.train, spec, 1, [0.1], equation_1)
+    vanilla, _ = pruned_model(spec, splits)
+    training.train(vanilla, masks, splits.train, spec.replace(teacher=None, alpha=0.0), 1)
+    torch.testing.assert_close(flat(model), flat(expected), rtol=0, atol=1e-5)
+    assert not torch.allclose(flat(model), flat(vanilla), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("augmentation_name", ["none", "flip_crop"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_teacher_is_left_as_it_was_and_the_same_bytes_come_twice(tiny, splits, precision, augmentation_name):
+    spec = distilled(tiny(epochs=2, precision=precision), augmentation=augmentation_name)
+    teacher = normed()
+    teacher[4].eval()  # its other modules stay in training mode
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    modes = [module.training for module in teacher.modules()]
+    results = []
+    for plan in (None, None, steps.StepPlan(autocast=torch.bfloat16, channels_last=True)):
+        model, masks = pruned_model(spec, splits)
+        training.train(model, masks, splits.train, spec, 0, plan=plan, teacher=teacher)
+        results.append(flat(model))
+        assert [module.training for module in teacher.modules()] == modes
+        for name, value in teacher.state_dict().items():
+            assert torch.equal(value, before[name]), name
+            assert value.is_contiguous()
+        assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert torch.equal(results[0], results[1])
+
+
+def test_a_teacher_is_asked_once_for_a_whole_training_where_nothing_is_augmented(tiny, splits):
+    asked = {}
+    for name in ("none", "flip_crop"):
+        spec = distilled(tiny(epochs=3), augmentation=name)
+        model, masks = pruned_model(spec, splits)
+        teacher, seen = normed(), []
+        teacher.register_forward_hook(lambda module, inputs, logits, seen=seen: seen.append((module.training, logits)))
+        training.train(model, masks, splits.train, spec, 0, teacher=teacher)
+        assert not any(mode or logits.requires_grad for mode, logits in seen)
+        asked[name] = sum(len(logits) for _, logits in seen)
+    assert asked == {"none": 1151, "flip_crop": 3 * 1151}
+
+
+def test_a_teacher_sees_the_very_batch_that_its_student_sees(tiny, splits):
+    spec = distilled(tiny(), augmentation="flip_crop")
+    model, masks = pruned_model(spec, splits)
+    teacher, seen = normed(), {"teacher": [], "student": []}
+    teacher.register_forward_pre_hook(lambda _, inputs: seen["teacher"].append(inputs[0].clone()))
+    model.register_forward_pre_hook(lambda _, inputs: seen["student"].append(inputs[0].clone()))
+    training.train(model, masks, splits.train, spec, 0, teacher=teacher)
+    assert torch.equal(torch.cat(seen["teacher"]), torch.cat(seen["student"]))
+
+
+def test_alpha_0_trains_the_bytes_of_the_vanilla_trial(tiny, splits):
+    spec = tiny()
+    assert torch.equal(trained(distilled(spec, alpha=0.0), splits), trained(spec, splits))
+
+
+@pytest.mark.parametrize(("alpha", "teacher", "words"), [(0.8, None, "no teacher"), (0.0, normed, "a teacher")])
+def test_a_teacher_is_given_exactly_to_a_distilled_trial(tiny, splits, alpha, teacher, words):
+    spec = distilled(tiny(), alpha=alpha)
+    model, masks = pruned_model(spec, splits)
+    with pytest.raises(ValueError, match=f"{words} for a trial with alpha {alpha}"):
+        training.train(model, masks, splits.train, spec, 0, teacher=teacher and teacher())
 
 
 # --- optimisers and schedules ---------------------------------------------------------------
