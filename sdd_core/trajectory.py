@@ -19,6 +19,7 @@ from torch import nn
 
 from sdd_core import cost, data, models, pruning, retraining, steps, training
 from sdd_core.curve import GiveUp, LevelRecord, best_level
+from sdd_core.energy import Meter, nothing
 from sdd_core.spec import SpecError, TrialSpec, level_key, snapshot_key, stream
 from sdd_core.store import Arrays, Store, is_complete
 
@@ -64,6 +65,8 @@ def run(
     device: str | None = None,
     threads: int = 1,
     on_level: OnLevel | None = None,
+    energy: bool = True,
+    gpu_share: float = 1.0,
 ) -> list[LevelRecord]:
     """Run one trial to its target sparsity, or until `give_up` knows its verdict. Returns its curve.
 
@@ -72,7 +75,8 @@ def run(
     `on_level(record, trained)` is called after each level of the trial, read or trained. `device` is a torch
     device, by default the first GPU where there is one. `threads` is set for this process: the same
     spec, versions and thread count give the same bytes on a CPU. `keep` says which levels' weights
-    stay: all, or those of the dense, the best and the last level. Raises `SpecError` for what does not run.
+    stay: all, or those of the dense, the best and the last level. `energy` is whether to measure it,
+    and `gpu_share` the part of the GPU that is this trial's for that. Raises `SpecError` for what does not run.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     wrong = faults(spec, place.type, steps.capability(place))
@@ -83,19 +87,28 @@ def run(
     torch.set_num_threads(threads)
     # Strong decay drives weights into the denormal range, where a CPU is many times slower.
     torch.set_flush_denormal(True)
+    meter = Meter(threads=threads, gpu=steps.gpu_uuid(place), gpu_share=gpu_share) if energy else None
     try:
-        return _Runner(spec, store, keep, place).run(give_up, last_level, on_level)
+        return _Runner(spec, store, keep, place, meter).run(give_up, last_level, on_level)
     finally:  # it is a state of the whole thread, and other code's arithmetic is not ours to change
         torch.set_flush_denormal(False)
+        if meter is not None:
+            meter.close()
 
 
 class _Runner:
     """One trial in this process. The data and the networks are made when a level has to be trained."""
 
     def __init__(
-        self, spec: TrialSpec, store: Store, keep: Keep, device: torch.device, splits: data.Data | None = None
+        self,
+        spec: TrialSpec,
+        store: Store,
+        keep: Keep,
+        device: torch.device,
+        meter: Meter | None = None,
+        splits: data.Data | None = None,
     ) -> None:
-        self.spec, self.store, self.keep, self.device = spec, store, keep, device
+        self.spec, self.store, self.keep, self.device, self.meter = spec, store, keep, device, meter
         self.curve: list[LevelRecord] = []
         self.state: _State | None = None
         self.teacher: LevelRecord | None = None
@@ -137,7 +150,8 @@ class _Runner:
         tried = set()
         while (need := self.store.teacher_needed(self.spec)) is not None and need not in tried:
             tried.add(need)  # on a GPU weights are not made again byte for byte, and so not kept
-            _Runner(need.trial, self.store, self.keep, self.device, self._data).run(last_level=need.last_level)
+            other = _Runner(need.trial, self.store, self.keep, self.device, self.meter, self._data)
+            other.run(last_level=need.last_level)
         self.teacher = self.store.teacher(self.spec)
 
     def _teacher(self) -> nn.Module | None:
@@ -146,7 +160,7 @@ class _Runner:
             return None
         if self._teacher_network is None:
             # Teacher and student agree in every data field, so they share the splits.
-            other = _Runner(self.spec.teacher.trial, self.store, self.keep, self.device, self.data)
+            other = _Runner(self.spec.teacher.trial, self.store, self.keep, self.device, self.meter, self.data)
             other._have_teacher()
             other.curve = self.store.curve(other.spec)[: self.teacher.level + 1]
             self._teacher_network = other._state_after(self.teacher.level).model
@@ -162,10 +176,15 @@ class _Runner:
 
     def _train_and_commit(self, level: int, key: str) -> LevelRecord:
         self._teacher()  # made again, if it has to be, outside this level's time
-        started = time.perf_counter()
+        if self.meter is not None:
+            self.meter.start()
+        began = time.monotonic()
         state = self._train(level)
         record = self._evaluate(state, key)
-        record.measured["seconds"] = time.perf_counter() - started  # evaluation has waited for the device
+        ended = time.monotonic()  # evaluation has waited for the device
+        record.measured["seconds"] = ended - began
+        used = self.meter.energy(began, ended) if self.meter is not None else nothing("measuring is switched off")
+        record.measured["energy"] = used
         winner, same_weights = self.store.commit(record, _to_arrays(state))
         # A writer that came first is the one to go on from.
         self.state = state if same_weights else None
@@ -330,6 +349,4 @@ def _circumstances(device: torch.device) -> dict[str, Any]:
         "process": os.getpid(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "finished_at": time.time(),
-        "energy_kwh": None,
-        "energy_reason": "energy is not measured yet",
     }

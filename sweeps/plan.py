@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from sdd_core import cost, data
 from sdd_core.calibration import Pace
-from sdd_core.curve import LevelRecord, best_level
+from sdd_core.curve import LevelRecord
 from sdd_core.spec import TrialSpec, level_keys, setting_id, snapshot_key
 from sdd_core.store import Store
 from sweeps.driver_types import Outlook
@@ -50,8 +50,7 @@ class Work:
 
     def add(self, spec: TrialSpec, levels: int) -> None:
         """A trial that has to have so many levels."""
-        teacher = self._teacher(spec)
-        keys = list(itertools.islice(level_keys(spec, teacher.key if teacher else None), levels))
+        keys = list(itertools.islice(level_keys(spec, self._teacher(spec)), levels))
         curve = self._held(keys)
         self.found.update(keys[: len(curve)])
         if len(curve) >= levels:
@@ -60,8 +59,9 @@ class Work:
             self.jobs.setdefault(keys[level], Job(spec=spec, level=level))
         self._weights(spec, curve)
         self._early_weights(spec, keys[0])
-        if teacher is not None:
-            self._weights(teacher.spec, teacher.curve)
+        teacher = self.store.teacher(spec)
+        if teacher is not None and spec.teacher is not None:
+            self._weights(spec.teacher.trial, self.store.curve(spec.teacher.trial)[: teacher.level + 1])
 
     def _held(self, keys: list[str]) -> list[LevelRecord]:
         found = (self.store.record(key) for key in keys)
@@ -83,35 +83,20 @@ class Work:
             share = spec.rewind_epoch / spec.epochs
             self.jobs.setdefault(key, Job(spec=spec, level=0, again=True, share=share))
 
-    def _teacher(self, spec: TrialSpec) -> _Teacher | None:
-        """The level that a trial learns from, after adding what it takes to have it; None without a teacher.
+    def _teacher(self, spec: TrialSpec) -> str | None:
+        """What stands for the level that a trial learns from in its levels' keys; None without a teacher.
 
-        As long as the best level of a teacher is not known, its students' levels have keys that no store
-        holds: they count as to be trained.
+        While that level is not known its trial is added as far as it is needed, and the students' levels get
+        keys that no store holds: they count as to be trained.
         """
         if spec.teacher is None or not spec.distilled:
             return None
-        trial, named = spec.teacher.trial, spec.teacher.level
-        above = self._teacher(trial)
-        keys = list(itertools.islice(level_keys(trial, above.key if above else None), cost.trainings(trial)))
-        curve = self._held(keys)
-        levels = 1 if named == "dense" else whole_levels(trial, curve) if named == "pruned" else int(named) + 1
-        self.add(trial, levels)
-        if named != "pruned":
-            return _Teacher(trial, keys[levels - 1], curve[:levels])
-        best = best_level([record.deciding_accuracy() for record in curve])
-        if best is None or len(curve) < levels:
-            return _Teacher(trial, f"not known yet: {trial.trial_id} {trial.target_sparsity}", [])
-        return _Teacher(trial, curve[best].key, curve[: best + 1])
-
-
-@dataclass(frozen=True)
-class _Teacher:
-    spec: TrialSpec
-    key: str
-    """Of the level learnt from, or a word of its own while it is not known."""
-    curve: list[LevelRecord]
-    """Up to that level, as far as it is there."""
+        record, trial, named = self.store.teacher(spec), spec.teacher.trial, spec.teacher.level
+        if record is not None:
+            return record.key
+        whole = whole_levels(trial, self.store.curve(trial))
+        self.add(trial, 1 if named == "dense" else whole if named == "pruned" else int(named) + 1)
+        return f"not known yet: {named} of {trial.trial_id} to {trial.target_sparsity}"
 
 
 def work(store: Store, trials: Mapping[TrialSpec, int]) -> Work:

@@ -47,12 +47,13 @@ NEVER = {
 ONLY = {
     "sklearn": {"sdd_core/data.py"},
     "carbontracker": {"sdd_core/energy.py"},
+    "pynvml": {"sdd_core/energy.py"},
     "ray": {"sweeps/driver.py", "cluster/connect.py"},
     "optuna": {"sweeps/search.py"},
     "mlflow": {"sweeps/tracking.py", "analysis/runs.py"},
 }
 # Modules that import, even through others, no torch.
-WITHOUT_TORCH = ("spec", "recipes", "curve", "blobs", "store")
+WITHOUT_TORCH = ("spec", "recipes", "curve", "blobs", "store", "energy")
 # Modules that are a command too, and what reading its flags needs.
 COMMANDS = {"cost": {"cli"}}
 
@@ -177,8 +178,9 @@ def test_the_checker_lets_the_lawful_pass(path, source):
     assert list(violations(source, path)) == []
 
 
-def test_spec_curve_and_store_are_imported_without_torch():
+def test_what_reads_a_store_is_imported_without_torch():
     modules = ", ".join(f"sdd_core.{name}" for name in WITHOUT_TORCH)
-    code = f"import sys, {modules}; print([m for m in ('torch', 'sklearn', 'pandas', 'ray') if m in sys.modules])"
+    heavy = ("torch", "sklearn", "pandas", "ray", "carbontracker")
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
