@@ -73,6 +73,7 @@ def calibrate(
     torch.set_flush_denormal(True)  # as `trajectory.run` does
     meter = energy.Meter(threads=threads, gpu=steps.gpu_uuid(place), gpu_share=gpu_share)
     try:
+        meter.start()
         held = data.load(alone, place)
         with torch.random.fork_rng(devices=[]):
             model = models.build(alone, held.image_shape, held.classes).to(place)

@@ -92,10 +92,10 @@ class Work:
         if spec.teacher is None or not spec.distilled:
             return None
         record, trial, named = self.store.teacher(spec), spec.teacher.trial, spec.teacher.level
-        if record is not None:
-            return record.key
         whole = whole_levels(trial, self.store.curve(trial))
         self.add(trial, 1 if named == "dense" else whole if named == "pruned" else int(named) + 1)
+        if record is not None:
+            return record.key
         return f"not known yet: {named} of {trial.trial_id} to {trial.target_sparsity}"
 
 
@@ -220,7 +220,7 @@ def forecast(store: Store, outlook: Outlook, pace: PaceOf) -> Forecast:
     return Forecast(
         fewest=_side(work(store, outlook.fewest), pace),
         most=_side(work(store, outlook.most), pace),
-        rows=tuple(sorted(made, key=lambda row: (-row.most.pflop_real, row.name))),
+        rows=tuple(sorted(made, key=lambda row: (-row.most.pflop_real, -row.fewest.pflop_real, row.name))),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from rich.console import Console
@@ -56,38 +56,50 @@ def _outer(low: Span | None, high: Span | None) -> dict[str, float] | None:
 
 
 def show(console: Console, found: Forecast, intensity: float, notes: Sequence[str]) -> None:
-    """The plan on one screen: what there is to do, the largest consumers first, and what it rests on."""
+    """The plan on one screen: the whole, then the largest consumers first, then what it rests on."""
     form = as_json(found, intensity)
+    console.print(_whole(form))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
-    for title in ("", "trials", "levels", "PFLOP", "real PFLOP", "device-hours", "kWh", "g CO2e"):
-        table.add_column(title, justify="left" if title == "" else "right", no_wrap=True)
+    for title in ("largest first", "trials", "levels", "PFLOP", "device-hours"):
+        table.add_column(
+            title, justify="left" if title == "largest first" else "right", no_wrap=title != "largest first"
+        )
     for row in form["consumers"][:ROWS_SHOWN]:
-        table.add_row(row["name"], str(row["trials"]), *_cells(row))
+        cells = (span(row["levels"], "{:.0f}"), span(row["pflop"]), span(_hours(row)))
+        table.add_row(row["name"], str(row["trials"]), *cells)
     left_out = len(form["consumers"]) - ROWS_SHOWN
     if left_out > 0:
         table.add_row(f"and {left_out} more")
-    table.add_row("all", span(form["trials"], "{:.0f}"), *_cells(form), style="bold")
+    console.print()
     console.print(table)
-    there, again = form["levels_in_store"], form["levels_again"]
-    lines = [f"levels in the store already: {span(there, '{:.0f}')}"]
-    if again["high"] > 0:
-        lines.append(f"levels to train again, because their weights were not kept: {span(again, '{:.0f}')}")
-    if form["pflop_teacher"]["high"] > 0:
-        lines.append(f"teachers' forward passes beside: {span(form['pflop_teacher'])} PFLOP")
-    for line in (*lines, *notes):
-        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False, style="dim")
+    for note in notes:
+        console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False, style="dim")
 
 
-def _cells(form: dict[str, Any]) -> list[str]:
-    hours = _scaled(form["device_seconds"], lambda seconds: seconds / 3600)
-    return [
-        span(form["levels"], "{:.0f}"),
-        *(span(values) for values in (form["pflop"], form["pflop_real"], hours, form["energy_kwh"], form["co2_g"])),
-    ]
+def _whole(form: dict[str, Any]) -> Table:
+    """The figures of the whole sweep, a quantity a row; what is nought is left out."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
+    rows = {
+        "trials with something to train": span(form["trials"], "{:.0f}"),
+        "levels to train": span(form["levels"], "{:.0f}"),
+        "  in the store already": span(form["levels_in_store"], "{:.0f}"),
+        "  again, because weights were not kept": span(form["levels_again"], "{:.0f}"),
+        "PFLOP by the paper's convention": span(form["pflop"]),
+        "  teachers' forward passes beside": span(form["pflop_teacher"]),
+        "PFLOP, all operations as they are": span(form["pflop_real"]),
+        "device-hours": span(_hours(form)),
+        "kWh": span(form["energy_kwh"]),
+        "g CO2e": span(form["co2_g"]),
+    }
+    for name, text in rows.items():
+        if text != "0" or name == "levels to train":
+            table.add_row(name, text, style="bold" if name == "levels to train" else None)
+    return table
 
 
-def _scaled(ends: dict[str, float] | None, change: Callable[[float], float]) -> dict[str, float] | None:
-    return None if ends is None else {end: change(value) for end, value in ends.items()}
+def _hours(form: dict[str, Any]) -> dict[str, float] | None:
+    seconds = form["device_seconds"]
+    return None if seconds is None else {end: value / 3600 for end, value in seconds.items()}
 
 
 def span(ends: dict[str, float] | None, form: str = "{:.2g}") -> str:
