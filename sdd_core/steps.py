@@ -82,6 +82,11 @@ def capability(device: torch.device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
 
 
+def gpu_uuid(device: torch.device) -> str | None:
+    """A GPU's UUID as NVML writes it, None of anything else."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
+
+
 @contextlib.contextmanager
 def arithmetic(plan: StepPlan) -> Iterator[None]:
     """Set the process-wide switches of float32 arithmetic and cuDNN to the plan's, and put them back."""

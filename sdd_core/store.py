@@ -54,10 +54,10 @@ class Need(NamedTuple):
 
 
 class Store:
-    """A store at a path or fsspec URL. Opening writes nothing."""
+    """A store at a path or fsspec URL. Opening writes nothing; one that is `read_only` sets nothing aside either."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self.url, self.read_only = url, read_only
         self._blobs = open_blobs(url)
         self._records: dict[str, LevelRecord] = {}
 
@@ -279,6 +279,8 @@ class Store:
 
     def _set_aside(self, name: str, content: bytes) -> None:
         """Move what is damaged out of the way, keeping it for whoever wants to know why."""
+        if self.read_only:
+            return
         self._blobs.create(f"damaged/{name}.{time.time_ns()}", content)
         self._blobs.delete(name)
 

@@ -87,7 +87,7 @@ def run(
     torch.set_num_threads(threads)
     # Strong decay drives weights into the denormal range, where a CPU is many times slower.
     torch.set_flush_denormal(True)
-    meter = Meter(threads=threads, gpu=_gpu_uuid(place), gpu_share=gpu_share) if energy else None
+    meter = Meter(threads=threads, gpu=steps.gpu_uuid(place), gpu_share=gpu_share) if energy else None
     try:
         return _Runner(spec, store, keep, place, meter).run(give_up, last_level, on_level)
     finally:  # it is a state of the whole thread, and other code's arithmetic is not ours to change
@@ -352,8 +352,3 @@ def _circumstances(device: torch.device) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "finished_at": time.time(),
     }
-
-
-def _gpu_uuid(device: torch.device) -> str | None:
-    """The GPU's UUID as NVML writes it, None for a CPU."""
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None

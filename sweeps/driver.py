@@ -37,7 +37,7 @@ from ray.tune.search import Searcher
 from sdd_core.curve import GiveUp, LevelRecord
 from sdd_core.spec import from_json, last_level, to_json
 from sdd_core.store import Store
-from sweeps.driver_types import Listener, Outcome, Source, Task
+from sweeps.driver_types import Budget, Listener, Outcome, Source, Task
 from sweeps.stages import in_stages, teacher_task
 
 RETRIES = 2  # of a trial whose worker died or raised; it goes on from its last finished level
@@ -60,18 +60,20 @@ def run(
     resources: Resources,
     keep: str,
     listeners: Sequence[Listener],
+    budget: Budget | None = None,
     shared_storage: str | None = None,
 ) -> Outcome:
     """Run the trials that `source` asks for until it asks for none. Ray must be attached already.
 
     Teachers are run before the students that wait for them. A trial that fails for good is named in the
     outcome, with the students that it holds back, and the others go on; Ctrl-C ends the sweep at once,
-    and what is finished stays. `shared_storage` is where Ray keeps its own passing files on
+    and what is finished stays. When the `budget` is used up no trial is started any more, and each that
+    runs ends with the level that it is in. `shared_storage` is where Ray keeps its own passing files on
     a cluster; on one machine they go into a temporary folder. They are removed at the end, except from an
     object store.
     """
     outcome = Outcome()
-    queue = _Queue(source, store, resources, keep, listeners, outcome)
+    queue = _Queue(source, store, resources, keep, listeners, outcome, budget)
     folder = shared_storage or tempfile.mkdtemp(prefix="sdd-ray-")
     name = f"run-{uuid.uuid4().hex}"  # never an earlier run's folder, which Tune would go on with
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -85,7 +87,7 @@ def run(
                     storage_path=folder,
                     name=name,
                     verbose=0,
-                    stop=_StopWhen(outcome),
+                    stop=_StopWhen(queue),
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
                     callbacks=[_Follow(queue)],
                 ),
@@ -107,12 +109,17 @@ def _run_trial(config: dict[str, Any]) -> None:
         end = last_level(record.prunable, spec.prune_fraction, spec.target_sparsity)
         tune.report(
             {
+                "key": record.key,
                 "level": record.level,
                 "levels": 1 + (end if config["last_level"] is None else min(end, config["last_level"])),
                 "sparsity": record.sparsity,
                 "accuracy": record.deciding_accuracy(rule.labels if rule is not None else "clean"),
                 "seconds": record.measured["seconds"],
                 "trained": trained,
+                "pflop": record.pflop,
+                "pflop_teacher": record.pflop_teacher,
+                "pflop_real": record.pflop_real + record.pflop_real_teacher + record.pflop_real_evaluation,
+                "kwh": record.measured["energy"]["kwh"],
             }
         )
 
@@ -125,6 +132,7 @@ def _run_trial(config: dict[str, Any]) -> None:
         device="cuda" if gpu else "cpu",
         threads=config["threads"],
         on_level=report,
+        gpu_share=config["gpu_share"],
     )
 
 
@@ -136,16 +144,20 @@ class _NotSaved:
 
 
 class _StopWhen(_NotSaved, tune.Stopper):
-    """Ends the whole experiment when the user has interrupted it."""
+    """Ends the whole experiment when the user has interrupted it, and a trial's when the budget is used up.
 
-    def __init__(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+    It hears of every level: of one that it ends a trial at Tune does not tell the searcher.
+    """
+
+    def __init__(self, queue: _Queue) -> None:
+        self.queue = queue
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        self.queue.level_finished(trial_id, result)
+        return self.queue.outcome.exhausted is not None
 
     def stop_all(self) -> bool:
-        return self.outcome.interrupted
+        return self.queue.outcome.interrupted
 
 
 @contextmanager
@@ -179,16 +191,17 @@ class _Queue(_NotSaved, Searcher):
         keep: str,
         listeners: Sequence[Listener],
         outcome: Outcome,
+        budget: Budget | None,
     ) -> None:
         super().__init__(metric=None, mode=None)
         self.source, self.store, self.resources, self.keep = source, store, resources, keep
-        self.listeners, self.outcome = listeners, outcome
+        self.listeners, self.outcome, self.budget = listeners, outcome, budget
         self.running: dict[str, Task] = {}  # by Ray's id of the trial
         self._plan: list[Task] | None = None
         self._ran: set[Task] = set()
 
     def suggest(self, trial_id: str) -> Any:  # a config, None to be asked again, or FINISHED
-        if self.outcome.interrupted:
+        if self.outcome.interrupted or self.outcome.exhausted is not None:
             return Searcher.FINISHED
         if len(self.running) >= self.resources.width:
             return None
@@ -203,6 +216,7 @@ class _Queue(_NotSaved, Searcher):
             "store": self.store.url,
             "keep": self.keep,
             "threads": self.resources.threads,
+            "gpu_share": min(1.0, self.resources.gpus) or 1.0,
         }
 
     def _next_task(self) -> Task | None:
@@ -232,12 +246,16 @@ class _Queue(_NotSaved, Searcher):
         for listener in self.listeners:
             listener.started(self.running[ray_id])
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        task = self.running.get(trial_id)
-        if task is None or "level" not in result:
+    def level_finished(self, ray_id: str, result: dict[str, Any]) -> None:
+        """A worker has read or trained a level."""
+        task = self.running.get(ray_id)
+        if task is None or "level" not in result or result.get("done"):  # the last level's is repeated at the end
             return
         metrics = {name: float(result[name]) for name in ("level", "levels", "sparsity", "accuracy", "seconds")}
-        self.outcome.levels_trained += bool(result["trained"])
+        if result["trained"]:
+            self.outcome.spent.add(result)
+            if self.budget is not None and self.outcome.exhausted is None:
+                self.outcome.exhausted = self.budget.used_up(self.outcome.spent)
         for listener in self.listeners:
             listener.level_finished(task, metrics, bool(result["trained"]))
 

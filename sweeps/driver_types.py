@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from sdd_core.curve import GiveUp
 from sdd_core.spec import TrialSpec
@@ -21,6 +21,21 @@ class Task:
     """The level at which it ends because nobody needs more: the level that a teacher is asked for."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a sweep can still come to: how many levels its trials have when it is over, those there included.
+
+    Teachers that students need are not among the trials.
+    """
+
+    fewest: Mapping[TrialSpec, int]
+    """In the ending with the fewest levels to train."""
+    most: Mapping[TrialSpec, int]
+    """In the ending with the most."""
+    trials: Mapping[TrialSpec, tuple[int, int]]
+    """Each trial for itself: fewest and most levels over all endings."""
+
+
 class Source(Protocol):
     """Whoever knows which trials a sweep needs."""
 
@@ -29,6 +44,9 @@ class Source(Protocol):
 
     def trials_left(self) -> int:
         """A guess at how many more trials will be asked for after those of the plan."""
+
+    def outlook(self) -> Outlook:
+        """What the sweep can still come to from what the store holds; nothing is written."""
 
 
 class Listener(Protocol):
@@ -44,10 +62,69 @@ class Listener(Protocol):
         """A level was read or trained; `metrics` holds level, levels, sparsity and accuracy."""
 
     def ended(self, task: Task) -> None:
-        """A trial has come to its end, or was given up."""
+        """A trial has come to its end, was given up, or was stopped by the budget."""
 
     def failed(self, task: Task, reason: str) -> None:
         """A trial failed for good."""
+
+
+@dataclass
+class Spent:
+    """What the levels cost that a run has trained."""
+
+    keys: set[str] = field(default_factory=set)
+    """Of these levels."""
+    pflop: float = 0.0
+    """Trainings, by the paper's convention."""
+    pflop_teacher: float = 0.0
+    """Teachers' forward passes, by the paper's convention."""
+    pflop_real: float = 0.0
+    """All real operations: trainings, teachers' passes, evaluations."""
+    seconds: float = 0.0
+    """Of a device, or of the part of it that a trial has."""
+    kwh: float = 0.0
+    """Of the levels with an energy figure."""
+    unmeasured: int = 0
+    """Levels without one."""
+
+    @property
+    def levels(self) -> int:
+        """How many levels were trained."""
+        return len(self.keys)
+
+    def add(self, level: Mapping[str, Any]) -> None:
+        """Add a level that was trained; its `kwh` is None where its energy is not known."""
+        self.keys.add(level["key"])
+        for name in ("pflop", "pflop_teacher", "pflop_real", "seconds"):
+            setattr(self, name, getattr(self, name) + level[name])
+        if level["kwh"] is None:
+            self.unmeasured += 1
+        else:
+            self.kwh += level["kwh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the levels that a run trains may cost; None: no limit."""
+
+    pflop: float | None = None
+    """By the paper's convention, without teachers' passes."""
+    gco2: float | None = None
+    intensity: float
+    """Of the electricity, in gCO2e/kWh."""
+
+    def used_up(self, spent: Spent) -> str | None:
+        """Which limit has been reached, in words; None while none has.
+
+        A level whose energy is not known ends a run with a limit on CO2, which cannot be kept any more.
+        """
+        if self.pflop is not None and spent.pflop >= self.pflop:
+            return f"the budget of {self.pflop:g} PFLOP is used up"
+        if self.gco2 is not None and spent.unmeasured > 0:
+            return f"the budget of {self.gco2:g} gCO2e cannot be kept: the energy of a level is not known"
+        if self.gco2 is not None and spent.kwh * self.intensity >= self.gco2:
+            return f"the budget of {self.gco2:g} gCO2e is used up"
+        return None
 
 
 @dataclass
@@ -55,8 +132,10 @@ class Outcome:
     """How a sweep ended."""
 
     interrupted: bool = False
+    exhausted: str | None = None
+    """Why its budget ended it, in words."""
     failures: dict[str, str] = field(default_factory=dict)
     """trial_id -> the last lines of what went wrong."""
     held_back: dict[str, str] = field(default_factory=dict)
     """trial_id of a student that could not run -> that of the teacher that failed."""
-    levels_trained: int = 0
+    spent: Spent = field(default_factory=Spent)

@@ -31,7 +31,7 @@ def _search(options: Options, console: Console) -> int:
     settings, common = options.search, options.common
     rule = settings.rule
     study = LambdaStudy(
-        options.optuna,
+        None if common.cost.plan else options.optuna,
         f"{common.sweep} {rule.shape} {rule.tolerance:.4g} {rule.labels}",
         settings.points,
         settings.width,
@@ -47,6 +47,8 @@ def _search(options: Options, console: Console) -> int:
         refuse=make_parser().refuse,
         tolerance=rule.tolerance,
     )
+    if common.cost.plan:
+        return running.plan(_heading(options))
     running.run(_heading(options))
     if not running.finished:
         search.plan()

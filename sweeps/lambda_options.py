@@ -28,9 +28,12 @@ examples:
   python sweeps/lambda_opt.py --weight-decay-range 1e-4 0.03 --points-per-decade 8
   python sweeps/lambda_opt.py --teacher pruned --alpha 0.5  λ_opt of a student distilled from its best level
   python sweeps/lambda_opt.py --json answer.json            the answer for machines
+  python sweeps/lambda_opt.py --plan                        what it would cost; nothing runs
+  python sweeps/lambda_opt.py --budget-pflop 1e-4           stop there; run again to go on
   python sweeps/lambda_opt.py --cluster cluster/gpu.yaml    the same on a Ray cluster
 
-exit status: 0 an answer (also "there is no λ_opt"), 1 trials failed, 2 bad input, 130 interrupted
+exit status: 0 an answer (also "there is no λ_opt") or a plan, 1 trials failed, 2 bad input,
+3 stopped by a budget, 130 interrupted
 """
 
 
@@ -100,7 +103,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
 
 
 def _seeds(reader: Reader) -> tuple[int, ...]:
-    values = reader.seeds()
+    values = reader.numbers("seeds", "int", 0, "a whole number from 0")
     seeds = tuple(range(values[0])) if len(values) == 1 else tuple(values)
     given = reader.namespace.seeds
     if len(values) == len(given) and (len(seeds) % 2 == 0 or len(set(seeds)) < len(seeds)):

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from sdd_core.curve import GiveUp, Verdict
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
-from sweeps.driver_types import Task
+from sweeps.driver_types import Outlook, Task
 from sweeps.judge import Judge
+from sweeps.outlook import outlook, standing
 from sweeps.search import LambdaStudy
 from sweeps.section import Answer
 from sweeps.trial_figures import Trial
@@ -89,6 +90,18 @@ class LambdaSearch:
     def trials(self) -> list[Trial]:
         """All trials asked for so far with their curves, by lambda and seed."""
         return [trial for point in sorted(self.asked) for trial in self.curves(point)]
+
+    def outlook(self) -> Outlook:
+        """The fewest and the most levels that the search can still need."""
+        thresholds = self.judge.thresholds()
+        standings = [
+            [
+                standing(spec, levels, self.settings.rule, threshold, base=point == 0)
+                for (spec, levels), threshold in zip(self.curves(point), thresholds, strict=True)
+            ]
+            for point in range(len(self.settings.points))
+        ]
+        return outlook(standings, self.settings.width)
 
     # --- what the store knows -------------------------------------------------------------
 

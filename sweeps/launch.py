@@ -14,18 +14,27 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from rich.console import Console
 
-from sdd_core import steps
+from sdd_core import energy, steps
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
+from sweeps import accounts, driver_types, plan, plan_view
+from sweeps.accounts import Paces
 from sweeps.driver_types import Listener, Outcome, Source, Task
 from sweeps.options import Common, gains_from_gpu
 from sweeps.progress import Progress
 from sweeps.tracking import Tracker, TrialFinal
 from sweeps.trial_figures import Trial
+
+STOPPED_BY_BUDGET: Final = 3
+"""Exit status of a run that its budget ended."""
+PLAN_NOTES: Final = (
+    "fewest to most levels that any ending of the sweep needs; slowest to fastest turn of the timing",
+    "timed for one trial alone on its threads: trials side by side on one machine can be slower",
+)
 
 
 def command(run: Callable[[Console], int]) -> int:
@@ -55,6 +64,8 @@ class Launch:
     tolerance: float | None = None
     """Of dips, where the sweep has one, for MLflow."""
     outcome: Outcome = field(default_factory=Outcome)
+    predicted: accounts.Prediction | None = None
+    """Made right before something runs."""
     tracker: Tracker = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,16 +82,38 @@ class Launch:
     @property
     def finished(self) -> bool:
         """Whether the source got everything that it asked for."""
-        return not (self.outcome.interrupted or self.outcome.failures)
+        return not (self.outcome.interrupted or self.outcome.failures or self.outcome.exhausted)
+
+    def plan(self, heading: str) -> int:
+        """Say what would run and what it would cost, and run and write nothing; returns the exit status."""
+        common = self.common
+        paces = Paces(common, turns=5, seconds=2.0)
+        found = plan.forecast(common.store, self.source.outlook(), paces)
+        notes = [*paces.notes, *PLAN_NOTES, f"{common.cost.intensity:g} gCO2e/kWh, PUE {energy.PUE:g}"]
+        if common.json is not None:
+            figures = plan_view.as_json(found, common.cost.intensity)
+            form = {"schema": plan_view.SCHEMA, "plan": {"sweep": common.sweep, "notes": notes} | figures}
+            if str(common.json) == "-":
+                print(json.dumps(form, indent=2, ensure_ascii=False))
+                return 0
+            _write_json(common.json, form)
+        self.say(f"{heading}; sweep {common.sweep}, store {common.store.url}")
+        self.say("PLAN: nothing is run and nothing is written" + (" but the JSON file" if common.json else ""))
+        plan_view.show(self.console, found, common.cost.intensity, notes)
+        return 0
 
     def run(self, heading: str) -> None:
-        """Run what the source asks for until it asks for none, and set `outcome`."""
+        """Run what the source asks for until it asks for none or the budget is used up, and set `outcome`."""
         self.tracker.start()
-        say(self.console, f"{heading}; sweep {self.common.sweep}, store {self.common.store.url}")
+        self.say(f"{heading}; sweep {self.common.sweep}, store {self.common.store.url}")
         if not self.source.plan():
             return
+        paces = Paces(self.common, turns=3, seconds=0.5)
+        self.predicted = accounts.predict(self.common.store, self.source.outlook(), paces)
+        if self.common.cost.budget_gco2 is not None and self.predicted.fewest.kwh is None:
+            self.refuse([f"budget_gco2: no energy figure can be had here ({'; '.join(paces.notes)})"])
         cluster = self.common.cluster
-        say(self.console, "starting Ray" if cluster is None else f"joining the cluster of {cluster.path}")
+        self.say("starting Ray" if cluster is None else f"joining the cluster of {cluster.path}")
         self.outcome = self._drive()
 
     def _drive(self) -> Outcome:
@@ -117,25 +150,44 @@ class Launch:
                 resources=driver.Resources(cpus=common.cpus, gpus=gpus, width=width, threads=common.threads),
                 keep=common.keep,
                 listeners=listeners,
+                budget=driver_types.Budget(
+                    pflop=common.cost.budget_pflop, gco2=common.cost.budget_gco2, intensity=common.cost.intensity
+                ),
                 shared_storage=shared,
             )
 
     # --- the end --------------------------------------------------------------------------
 
     def account(self, trials: Sequence[Trial], finals: Mapping[str, TrialFinal]) -> int:
-        """After Ctrl-C or a failed trial: say what is kept and how to go on; returns the exit status."""
+        """After Ctrl-C, a failed trial or a used-up budget: say what is kept, what is left to do and how to go on.
+
+        Returns the exit status.
+        """
         outcome = self.outcome
         kept = sum(len(levels) for _, levels in trials)
         what = "interrupted" if outcome.interrupted else f"failed trials: {len(outcome.failures)}"
+        if outcome.exhausted and not (outcome.interrupted or outcome.failures):
+            what = outcome.exhausted
         self.console.print()
         self.say(f"{what}: {kept} finished levels are kept in {self.common.store.url}")
         for trial_id, reason in outcome.failures.items():
             self.say(f"  trial {trial_id}: {reason}")
         for student, teacher in outcome.held_back.items():
             self.say(f"  trial {student}: held back by its teacher, trial {teacher}, which failed")
+        if outcome.exhausted:
+            self._say_what_is_left()
         self.say("run the same command again to go on from there")
         self._note(self.tracker.finish(finals, {}, {}, [], timeout=15))
-        return 130 if outcome.interrupted else 1
+        return 130 if outcome.interrupted else 1 if outcome.failures else STOPPED_BY_BUDGET
+
+    def _say_what_is_left(self) -> None:
+        spent = self.outcome.spent
+        left = plan_view.as_json(plan.forecast(self.common.store, self.source.outlook(), lambda spec: None), 0.0)
+        self.say(f"  this run: {spent.levels} levels, {spent.pflop:.3g} PFLOP")
+        self.say(
+            f"  left undone: {plan_view.span(left['levels'], '{:.0f}')} levels of "
+            f"{plan_view.span(left['trials'], '{:.0f}')} trials, {plan_view.span(left['pflop'])} PFLOP"
+        )
 
     def conclude(
         self,
@@ -154,19 +206,31 @@ class Launch:
         """
         for trial, _ in trials:  # also those whose levels were all there already
             self.common.store.add_trial(trial, self.common.sweep)
+        costs = self._costs(trials)
         if self.common.json is not None:
-            _write_json(self.common.json, form)
+            _write_json(self.common.json, dict(form) | {"costs": costs})
         self.console.print()
         show(self.console)
-        complaint = self.tracker.finish(finals, metrics, tags, [self.common.picture])
+        complaint = self.tracker.finish(finals, {**metrics, **_flat(costs)}, tags, [self.common.picture])
         held = sum(len(levels) for _, levels in trials)
-        self.say(f"  {self.outcome.levels_trained} levels trained now, {held} in the answer")
+        self.say(f"  {self.outcome.spent.levels} levels trained now, {held} in the answer")
+        lines = accounts.comparison_lines(costs["run"]) if costs["run"] else []
+        for line in (*lines, accounts.saved_line(costs["saved"])):
+            if line:
+                self.say(f"  {line}")
         self.say(f"  picture    {_near(self.common.picture)}")
         if self.common.json is not None:
             self.say(f"  json       {_near(self.common.json)}")
         self.say(f"  MLflow UI  {_mlflow_command(self.common.mlflow)}")
         for note in (complaint, *notes):
             self._note(note)
+
+    def _costs(self, trials: Sequence[Trial]) -> dict[str, Any]:
+        """What this run was predicted to cost and what it did (None when nothing ran), and what the sweep saved."""
+        spent, run = self.outcome.spent, None
+        if self.predicted is not None:
+            run = accounts.comparison(self.predicted, spent, self.common.cost.intensity)
+        return {"run": run, "saved": accounts.saved(self.common.store, trials, spent)}
 
     def say(self, line: str) -> None:
         """Print a line as it is."""
@@ -209,6 +273,15 @@ def _write_json(path: Path, form: Mapping[str, Any]) -> None:
     aside = path.with_name(f".{path.name}.tmp")
     aside.write_text(json.dumps(form, indent=2, ensure_ascii=False) + "\n")
     aside.replace(path)
+
+
+def _flat(costs: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a run's costs as metrics of one level of names; those that are not known left out."""
+    metrics = {f"saved_{why}_{name}": value for why, form in costs["saved"].items() for name, value in form.items()}
+    for name, form in (costs["run"] or {}).items():
+        ends = form["predicted"] or {}
+        metrics |= {f"run_{name}": form["measured"]} | {f"run_{name}_predicted_{end}": ends[end] for end in ends}
+    return {name: float(value) for name, value in metrics.items() if value is not None}
 
 
 def _near(path: Path) -> str:

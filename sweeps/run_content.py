@@ -79,12 +79,17 @@ def flat_params(spec: TrialSpec) -> dict[str, str]:
 
 def run_name(spec: TrialSpec) -> str:
     """The name of a trial's run in the UI."""
+    return f"{name_without_seed(spec)} seed={spec.seed}"
+
+
+def name_without_seed(spec: TrialSpec) -> str:
+    """What the trials of an approach and lambda that differ in their seeds alone are called."""
     approach = ""
     if spec.distilled and spec.teacher is not None:
         which = f"level {spec.teacher.level}" if isinstance(spec.teacher.level, int) else spec.teacher.level
         teacher = f"{which} {spec.teacher.trial.model}"
         approach = f" α={spec.alpha:g} τ={spec.temperature:g} {teacher}"  # noqa: RUF001
-    return f"λ={spec.weight_decay:g}{approach} seed={spec.seed}"
+    return f"λ={spec.weight_decay:g}{approach}"
 
 
 def stamp_of(record: LevelRecord) -> int:

@@ -78,7 +78,7 @@ def test_trials_run_to_their_end_and_a_second_run_has_nothing_to_do(tmp_path):
     store, diary = Store(str(tmp_path / "store")), Diary()
     specs = [TINY.replace(weight_decay=value) for value in (1e-4, 1e-2, 0.0)]
     outcome = drive(store, specs, diary)
-    assert (outcome.failures, outcome.interrupted, outcome.levels_trained) == ({}, False, 15)
+    assert (outcome.failures, outcome.interrupted, outcome.spent.levels) == ({}, False, 15)
     assert [len(store.curve(spec)) for spec in specs] == [5, 5, 5]
     levels = [line for line in diary.lines if line[0] == "level"]
     assert sorted(levels) == sorted(("level", s.trial_id, k, True) for s in specs for k in range(5))
@@ -93,7 +93,7 @@ def test_a_level_that_two_trials_share_is_trained_once(tmp_path):
     outcome = drive(store, specs, diary, width=3)
     assert [len(store.curve(spec)) for spec in specs] == [5, 3, 7]
     keys = {key for spec, n in zip(specs, (5, 3, 7), strict=True) for key in itertools.islice(level_keys(spec), n)}
-    assert outcome.levels_trained == len(keys) == 9
+    assert outcome.spent.levels == len(keys) == 9
     assert len(list((tmp_path / "store" / "levels").rglob("*.json"))) == len(keys)
 
 
@@ -122,7 +122,7 @@ def test_a_teacher_is_trained_once_however_many_students_wait(tmp_path):
     assert all(is_complete(store.curve(spec), spec) for spec in (*students, teacher))
     # Where the pruned teacher's best level is its dense one, its students are those of the dense one.
     keys = {record.key for spec in (*students, teacher) for record in store.curve(spec)}
-    assert outcome.levels_trained == len(keys) == len(list((tmp_path / "store" / "levels").rglob("*.json")))
+    assert outcome.spent.levels == len(keys) == len(list((tmp_path / "store" / "levels").rglob("*.json")))
     first_of = {spec.trial_id: diary.lines.index(("started", spec.trial_id)) for spec in (*students, teacher)}
     assert min(first_of, key=first_of.get) == teacher.trial_id
 
@@ -132,7 +132,7 @@ def test_a_dense_teacher_is_one_level(tmp_path):
     student = taught("dense")
     outcome = drive(store, [student])
     assert len(store.curve(student.teacher.trial)) == 1
-    assert outcome.levels_trained == 1 + len(store.curve(student))
+    assert outcome.spent.levels == 1 + len(store.curve(student))
 
 
 def test_a_failing_teacher_names_the_students_it_holds_back_and_the_others_go_on(tmp_path):

@@ -30,6 +30,7 @@ SCIENCE = {
     "cost": {"spec", "models", "pruning"},
     "energy": set(),
     "store": {"spec", "curve", "blobs"},
+    "calibration": {"spec", "data", "models", "pruning", "steps", "training", "cost", "energy"},
     "trajectory": {
         *("spec", "recipes", "curve", "noise", "sources", "augmentation", "data", "models", "pruning", "losses"),
         *("steps", "training", "retraining", "cost", "energy", "blobs", "store"),
