@@ -163,13 +163,19 @@ def setting_label(spec: TrialSpec) -> str:
         kind = f" {spec.noise_kind}" if spec.noise_kind != "symmetric" and spec.label_noise > 0 else ""
         noise = f"ε={100 * spec.label_noise:g} %{kind}"
     label = f"{spec.model} on {spec.dataset}, {noise}"
-    if spec.teacher is not None and spec.alpha > 0:
-        teacher, level = spec.teacher.trial, spec.teacher.level
-        which = f"level {level} of" if isinstance(level, int) else str(level)
-        label += f", distilled from {which} {teacher.model} (α={spec.alpha:g}, τ={spec.temperature:g})"  # noqa: RUF001
+    if spec.distilled:
+        label += f", distilled from {teacher_label(spec)} (α={spec.alpha:g}, τ={spec.temperature:g})"
     if spec.protocol == "paper":
         label += " [paper's protocol: decided on test]"
     return label
+
+
+def teacher_label(spec: TrialSpec) -> str:
+    """Whom a trial is distilled from: "dense lenet", "level 3 of lenet"; raises ValueError when it has no teacher."""
+    if spec.teacher is None:
+        raise ValueError(f"trial {spec.trial_id} has no teacher")
+    level = spec.teacher.level
+    return f"{f'level {level} of' if isinstance(level, int) else level} {spec.teacher.trial.model}"
 
 
 def setting_labels(specs: Sequence[TrialSpec]) -> dict[str, str]:

@@ -143,7 +143,7 @@ class JointAnswer:
 
     def _table(self, form: dict[str, Any]) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 1))
-        names = ("", "λ", "α", "τ", self.rule.shape, f"best {form['decided_on']}", "test", "at sparsity", "PFLOP")  # noqa: RUF001
+        names = ("", "λ", "α", "τ", self.rule.shape, f"best {form['decided_on']}", "test", "at sparsity", "PFLOP")
         for title in names:
             table.add_column(title, justify="left" if title == "" else "right", no_wrap=True)
         table.add_row(VANILLA, f"{form['vanilla']['weight_decay']:g}", "-", "-", *_cells(form["vanilla"]))
@@ -157,7 +157,7 @@ class JointAnswer:
 
 
 def _named(point: Point) -> str:
-    return f"λ={point.weight_decay:g} α={point.alpha:g} τ={point.temperature:g}"  # noqa: RUF001
+    return f"λ={point.weight_decay:g} α={point.alpha:g} τ={point.temperature:g}"
 
 
 def _cells(figures: dict[str, Any]) -> list[str]:

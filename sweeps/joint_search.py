@@ -8,6 +8,7 @@ clean verdict. As there, every call of `plan` replays the search from its beginn
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from dataclasses import dataclass, field
 from sdd_core.curve import GiveUp, Verdict
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
-from sweeps.driver_types import Task
+from sweeps.driver_types import Outlook, Task
 from sweeps.joint_study import Axes, JointStudy, Point, Told
 from sweeps.judge import Judge
+from sweeps.outlook import standing
 from sweeps.trial_figures import Reading, Trial
 
 
@@ -57,6 +59,8 @@ class JointSearch:
     """Of the points asked so far, in the order asked."""
     front: list[Point] = field(default_factory=list)
     """The clean points than which no other clean one is better in both; the most accurate first."""
+    asked: list[Point] = field(default_factory=list)
+    """Those points and the ones that wait for their trials."""
     judge: Judge = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,13 +68,14 @@ class JointSearch:
 
     def plan(self) -> list[Task]:
         """The trials that have to run now; [] when the search is over."""
-        self.verdicts, self.front = {}, []
+        self.verdicts, self.front, self.asked = {}, [], []
         bases = self.judge.unfinished(self.judge.base)
         if bases:
             return bases
         self.study.restart()
         told: dict[Point, Told] = {}
         while wave := self.study.ask(min(self.settings.width, self.settings.budget - len(told)), told):
+            self.asked += wave
             undecided = [task for point in wave for task in self.judge.undecided(self.settings.trials(point))]
             if undecided:
                 return undecided
@@ -86,6 +91,26 @@ class JointSearch:
         """How many trials may still be asked for after those of the plan."""
         left = self.settings.budget - len(self.verdicts) - self.settings.width
         return len(self.settings.seeds) * max(0, left)
+
+    def outlook(self) -> Outlook:
+        """The fewest and the most levels that the search can still need: its points all dip at once, or are clean.
+
+        Points that are not asked for yet cost what any others cost; the first of the grid stand for them.
+        """
+        self.plan()
+        rest = (point for _, point in self.settings.axes.grid() if point not in self.asked)
+        points = [*self.asked, *itertools.islice(rest, max(0, self.settings.budget - len(self.asked)))]
+        standings = [
+            standing(spec, levels, self.settings.rule, None, base=trials is self.judge.base)
+            for trials in (self.judge.base, *map(self.settings.trials, points))
+            for spec, levels in self.judge.curves(trials)
+        ]
+        spans = {found.spec: (found.soonest, found.levels if found.decided else found.whole) for found in standings}
+        return Outlook(
+            fewest={spec: fewest for spec, (fewest, _) in spans.items()},
+            most={spec: most for spec, (_, most) in spans.items()},
+            trials=spans,
+        )
 
     def trials(self) -> list[Trial]:
         """The vanilla student's trials and those of all points judged, with their curves."""

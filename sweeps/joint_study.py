@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -50,6 +50,16 @@ class Axes:
     alpha: tuple[float, ...]
     temperature: tuple[float, ...]
 
+    def point(self, indices: Mapping[str, int]) -> Point:
+        """The point with these indices of its fields' values."""
+        return Point(*(getattr(self, name)[indices[name]] for name in Point._fields))
+
+    def grid(self) -> Iterator[tuple[dict[str, int], Point]]:
+        """Every point with its indices."""
+        for index in itertools.product(*(range(len(getattr(self, name))) for name in Point._fields)):
+            indices = dict(zip(Point._fields, index, strict=True))
+            yield indices, self.point(indices)
+
 
 class JointStudy:
     """The study of one joint search, owned by the driver's process.
@@ -76,7 +86,7 @@ class JointStudy:
             if repeats == _REPEATS and not self._enqueue_unknown({*known, *wave}):
                 break
             trial = self._study.ask()
-            point = Point(*(self._suggest(trial, name) for name in Point._fields))
+            point = self.axes.point({name: self._suggest(trial, name) for name in Point._fields})
             if point in known:
                 self._tell(trial, known[point])
             else:
@@ -88,20 +98,13 @@ class JointStudy:
 
     def _enqueue_unknown(self, known: set[Point]) -> bool:
         """Have the first point of the grid that is not known proposed next; False when there is none."""
-        indices = (range(len(getattr(self.axes, name))) for name in Point._fields)
-        for index in itertools.product(*indices):
-            params = dict(zip(Point._fields, index, strict=True))
-            if self._point(params) not in known:
-                self._study.enqueue_trial(params)
-                return True
-        return False
+        unknown = next((indices for indices, point in self.axes.grid() if point not in known), None)
+        if unknown is not None:
+            self._study.enqueue_trial(unknown)
+        return unknown is not None
 
-    def _point(self, params: Mapping[str, int]) -> Point:
-        return Point(*(getattr(self.axes, name)[params[name]] for name in Point._fields))
-
-    def _suggest(self, trial: Trial, name: str) -> float:
-        values: tuple[float, ...] = getattr(self.axes, name)
-        return values[trial.suggest_int(name, 0, len(values) - 1)]
+    def _suggest(self, trial: Trial, name: str) -> int:
+        return trial.suggest_int(name, 0, len(getattr(self.axes, name)) - 1)
 
     def tell(self, told: Mapping[Point, Told]) -> None:
         """Report the points of a wave."""
@@ -118,7 +121,9 @@ class JointStudy:
         """The feasible points that no other feasible one dominates, the most accurate first."""
         if not any(self._feasible(trial) for trial in self._study.get_trials(deepcopy=False)):
             return []  # Optuna would name the least infeasible
-        best = {self._point(trial.params): trial.values for trial in self._study.best_trials if self._feasible(trial)}
+        best = {
+            self.axes.point(trial.params): trial.values for trial in self._study.best_trials if self._feasible(trial)
+        }
         return sorted(best, key=lambda point: (-best[point][0], -best[point][1], point))
 
     @staticmethod

@@ -88,7 +88,7 @@ def name_without_seed(spec: TrialSpec) -> str:
     if spec.distilled and spec.teacher is not None:
         which = f"level {spec.teacher.level}" if isinstance(spec.teacher.level, int) else spec.teacher.level
         teacher = f"{which} {spec.teacher.trial.model}"
-        approach = f" α={spec.alpha:g} τ={spec.temperature:g} {teacher}"  # noqa: RUF001
+        approach = f" α={spec.alpha:g} τ={spec.temperature:g} {teacher}"
     return f"λ={spec.weight_decay:g}{approach}"
 
 

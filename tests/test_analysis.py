@@ -165,7 +165,7 @@ def test_settings_and_approaches_are_answered_apart():
         "lenet on digits, ε=20 %, epochs=30",
         "lenet on digits, ε=20 %, epochs=7",
         "lenet on digits, ε=50 %",
-        "lenet on digits, ε=50 %, distilled from dense lenet (α=0.8, τ=10)",  # noqa: RUF001
+        "lenet on digits, ε=50 %, distilled from dense lenet (α=0.8, τ=10)",
     ]
     assert {setting.setting_id for setting in found.values()} == {setting_id(spec) for spec, _ in trials}
 

@@ -135,6 +135,22 @@ def test_what_it_asks_depends_on_verdicts_alone(tmp_path):
     assert asked[0] == asked[1] == asked[2]
 
 
+def test_what_it_can_still_come_to_closes_in_on_what_it_came_to(store):
+    """Fewest and most levels bracket the levels of the ending, at every moment of the search."""
+    search = make_search(store, budget=6, seeds=(0, 1, 2))
+    spans = [search.outlook()]
+    for _ in range(100):
+        drive(search, random.Random(1), stop_after=4)
+        spans.append(search.outlook())
+        if not search.plan():
+            break
+    levels = sum(len(curve) for _, curve in search.trials())
+    assert sum(spans[-1].fewest.values()) == sum(spans[-1].most.values()) == levels
+    assert all(sum(span.fewest.values()) <= levels <= sum(span.most.values()) for span in spans)
+    assert len(spans[0].most) == 3 * (6 + 1)
+    assert sum(spans[0].fewest.values()) < levels < sum(spans[0].most.values())
+
+
 def test_the_kept_study_is_a_view_of_the_search(store, tmp_path):
     storage = f"sqlite:///{tmp_path}/optuna.db"
     search = make_search(store, storage=storage)
