@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import pandas as pd
 
-from sdd_core.curve import SCORES, LevelRecord, Summary, summarise
+from sdd_core.curve import COSTS, PFLOPS, SCORES, Costs, LevelRecord, Summary, costs, summarise
+from sdd_core.energy import WORLD_INTENSITY, grams
 from sdd_core.spec import TrialSpec, setting_id
 from sdd_core.store import Store, is_complete
 
@@ -45,19 +46,25 @@ LEVEL_COLUMNS: Final = (
     *SCORES,
     "realised_noise",
     "chance",
-    "pflop",
+    *PFLOPS,
     "pflop_total",
+    "sparse_multiply_adds",
+    "seconds",
+    "energy_kwh",
+    "energy_source",
+    "energy_reason",
+    "co2_g",
     "level_key",
 )
-_POINT: Final = ("level", "sparsity", "accuracy", "test_accuracy", "levels", "pflop")
+_SPENT: Final = (*COSTS, "co2_g")
+_POINT: Final = ("level", "sparsity", "accuracy", "test_accuracy", *_SPENT)
 TRIAL_COLUMNS: Final = (
     *ID_COLUMNS,
     "complete",
     "labels",
     "patience",
     "min_drop",
-    "levels",
-    "pflop",
+    *_SPENT,
     "dip",
     "rebound",
     "test_dip",
@@ -73,11 +80,17 @@ def read_trials(store: Store, sweep: str | None = None) -> list[Trial]:
     return [(spec, store.curve(spec)) for spec in store.trials(sweep)]
 
 
-def level_frame(store: Store, sweep: str | None = None) -> pd.DataFrame:
+def distinct_costs(trials: Sequence[Trial]) -> Costs:
+    """What all levels of these trials cost together; a level that trials share is paid for once."""
+    return costs(list({record.key: record for _, curve in trials for record in curve}.values()))
+
+
+def level_frame(store: Store, sweep: str | None = None, *, intensity: float = WORLD_INTENSITY) -> pd.DataFrame:
     """One row per finished level of each trial, with `LEVEL_COLUMNS`.
 
     A level that trials share has a row in each. `pflop_total` is the cost of the trial up to and
-    with this level; `complete` says whether the trial's curve has run to its end.
+    with this level; `complete` says whether the trial's curve has run to its end; `co2_g` is the
+    energy at `intensity` in gCO2e/kWh.
     """
     rows: list[dict[str, Any]] = []
     for spec, curve in read_trials(store, sweep):
@@ -88,23 +101,31 @@ def level_frame(store: Store, sweep: str | None = None) -> pd.DataFrame:
             # A record's `label_noise` and `teacher` would hide the spec's fields of these names.
             row = {name: value for name, value in vars(record).items() if name not in ID_COLUMNS}
             row |= {"realised_noise": record.label_noise, "pflop_total": total, "level_key": record.key}
+            row |= _spent(costs([record]), intensity)
             rows.append(shared | row)
     return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
 
 
 def trial_frame(
-    store: Store, sweep: str | None = None, *, labels: str = "clean", patience: int = 3, min_drop: float = 0.02
+    store: Store,
+    sweep: str | None = None,
+    *,
+    labels: str = "clean",
+    patience: int = 3,
+    min_drop: float = 0.02,
+    intensity: float = WORLD_INTENSITY,
 ) -> pd.DataFrame:
     """One row per trial with the figures of `curve.summarise` and `TRIAL_COLUMNS`.
 
-    A trial without a finished level has a row too, with 0 levels and no figures.
+    A trial without a finished level has a row too, with 0 levels and no figures. The `co2_g` columns are
+    the energies at `intensity` in gCO2e/kWh.
     """
     rows = []
     for spec, curve in read_trials(store, sweep):
         row = _identity(spec) | {"complete": is_complete(list(curve), spec), "levels": len(curve)}
         row |= {"labels": labels, "patience": patience, "min_drop": min_drop}
         if curve:
-            row |= _figures(summarise(curve, labels=labels, patience=patience, min_drop=min_drop))
+            row |= _figures(summarise(curve, labels=labels, patience=patience, min_drop=min_drop), intensity)
         rows.append(row)
     return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
 
@@ -119,11 +140,16 @@ def _identity(spec: TrialSpec) -> dict[str, Any]:
     return row | {"decided_on": spec.decided_on}
 
 
-def _figures(summary: Summary) -> dict[str, Any]:
-    figures = {name: value for name, value in vars(summary).items() if name not in ("best", "early_stop")}
+def _figures(summary: Summary, intensity: float) -> dict[str, Any]:
+    figures = {name: value for name, value in _spent(summary, intensity).items() if name not in ("best", "early_stop")}
     for prefix, point in (("best", summary.best), ("early_stop", summary.early_stop)):
-        figures |= {f"{prefix}_{name}": value for name, value in vars(point).items()}
+        figures |= {f"{prefix}_{name}": value for name, value in _spent(point, intensity).items()}
     return figures
+
+
+def _spent(spent: Costs, intensity: float) -> dict[str, Any]:
+    """The fields of costs, and of what holds costs, with the CO2."""
+    return vars(spent) | {"co2_g": grams(spent.energy_kwh, intensity)}
 
 
 # --- names of settings ----------------------------------------------------------------------
@@ -137,13 +163,19 @@ def setting_label(spec: TrialSpec) -> str:
         kind = f" {spec.noise_kind}" if spec.noise_kind != "symmetric" and spec.label_noise > 0 else ""
         noise = f"ε={100 * spec.label_noise:g} %{kind}"
     label = f"{spec.model} on {spec.dataset}, {noise}"
-    if spec.teacher is not None and spec.alpha > 0:
-        teacher, level = spec.teacher.trial, spec.teacher.level
-        which = f"level {level} of" if isinstance(level, int) else str(level)
-        label += f", distilled from {which} {teacher.model} (α={spec.alpha:g}, τ={spec.temperature:g})"  # noqa: RUF001
+    if spec.distilled:
+        label += f", distilled from {teacher_label(spec)} (α={spec.alpha:g}, τ={spec.temperature:g})"
     if spec.protocol == "paper":
         label += " [paper's protocol: decided on test]"
     return label
+
+
+def teacher_label(spec: TrialSpec) -> str:
+    """Whom a trial is distilled from: "dense lenet", "level 3 of lenet"; raises ValueError when it has no teacher."""
+    if spec.teacher is None:
+        raise ValueError(f"trial {spec.trial_id} has no teacher")
+    level = spec.teacher.level
+    return f"{f'level {level} of' if isinstance(level, int) else level} {spec.teacher.trial.model}"
 
 
 def setting_labels(specs: Sequence[TrialSpec]) -> dict[str, str]:

@@ -22,6 +22,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 import statistics
 import sys
@@ -36,8 +37,9 @@ if not __package__:  # run as a script: the repository's root is not on the path
 from rich.console import Console
 from rich.table import Table
 
-from analysis.runs import Trial, read_trials, setting_labels
-from sdd_core.curve import Point, Summary, summarise
+from analysis.runs import Trial, distinct_costs, read_trials, setting_labels
+from sdd_core.curve import PFLOPS, Costs, Point, Summary, summarise, total_costs
+from sdd_core.energy import WORLD_INTENSITY, describe, grams
 from sdd_core.spec import TrialSpec, setting, setting_id
 from sdd_core.store import Store, is_complete
 
@@ -73,6 +75,21 @@ class Choice:
     pflop: float
     """Their cost by the paper's convention for one seed, mean; a teacher's cost is not in it."""
     pflop_total: float
+    pflop_teacher: float
+    """The teacher's forward passes by the paper's convention; from here on for one seed, mean."""
+    pflop_real: float
+    """The trainings in real operations: 2 a multiply-add, forward and backward as they are."""
+    pflop_real_teacher: float
+    pflop_real_evaluation: float
+    seconds: float | None
+    """For which the trainings held their device."""
+    energy_kwh: float | None
+    """None when a level has no figure."""
+    energy_source: str
+    energy_reason: str | None
+    co2_g: float | None
+    carbon_intensity: float
+    """gCO2e/kWh that the CO2 is computed with."""
     stopped: int
     """Seeds whose curve ended by the rule; the others ran to their end."""
     target_sparsity: float
@@ -124,27 +141,32 @@ class _Run:
 
 
 def tradeoffs(
-    trials: Sequence[Trial], *, labels: str = "clean", patience: int = 3, min_drop: float = 0.02
+    trials: Sequence[Trial],
+    *,
+    labels: str = "clean",
+    patience: int = 3,
+    min_drop: float = 0.02,
+    intensity: float = WORLD_INTENSITY,
 ) -> list[SettingTradeoff]:
     """The trade-off of each setting among `trials`, in the order of their labels.
 
     `labels` names the validation labels that decide, `patience` (levels) and `min_drop` (a fraction)
-    the early-stopping rule. Pure.
+    the early-stopping rule, `intensity` the gCO2e of a kWh. Pure.
     """
     runs: dict[str, list[_Run]] = {}
     for spec, curve in trials:
         summary = summarise(curve, labels=labels, patience=patience, min_drop=min_drop) if curve else None
         runs.setdefault(setting_id(spec), []).append(_Run(spec, is_complete(list(curve), spec), summary))
     names = setting_labels([spec for spec, _ in trials])
-    answers = [_setting_tradeoff(key, names[key], group, labels) for key, group in runs.items()]
+    answers = [_setting_tradeoff(key, names[key], group, labels, intensity) for key, group in runs.items()]
     return sorted(answers, key=lambda answer: (answer.label, answer.setting_id))
 
 
-def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], labels: str) -> SettingTradeoff:
+def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], labels: str, intensity: float) -> SettingTradeoff:
     by_lambda: dict[float, list[_Run]] = {}
     for run in runs:
         by_lambda.setdefault(float(run.spec.weight_decay), []).append(run)
-    choices = {mode: _choose(by_lambda, mode) for mode in MODES}
+    choices = {mode: _choose(by_lambda, mode, intensity) for mode in MODES}
     spec = runs[0].spec
     return SettingTradeoff(
         setting_id=key,
@@ -160,13 +182,13 @@ def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], labels: str) -
     )
 
 
-def _choose(by_lambda: dict[float, list[_Run]], mode: str) -> Choice | None:
+def _choose(by_lambda: dict[float, list[_Run]], mode: str, intensity: float) -> Choice | None:
     """The best lambda of those of which every known seed has an answer; a lucky seed alone does not count."""
     candidates: list[Choice] = []
     for weight_decay, runs in by_lambda.items():
         points = [point for run in runs if (point := run.point(mode)) is not None]
         if len(points) == len(runs):
-            candidates.append(_over_seeds(weight_decay, runs, points, mode))
+            candidates.append(_over_seeds(weight_decay, runs, points, mode, intensity))
     if not candidates:
         return None
     # Rounded, so that means of one value do not differ in their last bit.
@@ -174,7 +196,11 @@ def _choose(by_lambda: dict[float, list[_Run]], mode: str) -> Choice | None:
     return dataclasses.replace(best, lambdas=len(candidates))
 
 
-def _over_seeds(weight_decay: float, runs: Sequence[_Run], points: Sequence[Point], mode: str) -> Choice:
+def _over_seeds(
+    weight_decay: float, runs: Sequence[_Run], points: Sequence[Point], mode: str, intensity: float
+) -> Choice:
+    seeds, spent = len(points), total_costs(points)
+    energy = None if spent.energy_kwh is None else spent.energy_kwh / seeds
     stops = [run.summary is not None and run.summary.early_stop_triggered for run in runs]
     return Choice(
         weight_decay=weight_decay,
@@ -185,10 +211,16 @@ def _over_seeds(weight_decay: float, runs: Sequence[_Run], points: Sequence[Poin
         test_accuracy_std=_deviation([point.test_accuracy for point in points]),
         sparsity=statistics.fmean(point.sparsity for point in points),
         sparsity_std=_deviation([point.sparsity for point in points]),
-        levels=statistics.fmean(point.levels for point in points),
-        levels_total=sum(point.levels for point in points),
-        pflop=statistics.fmean(point.pflop for point in points),
-        pflop_total=sum(point.pflop for point in points),
+        levels=spent.levels / seeds,
+        levels_total=spent.levels,
+        **{name: getattr(spent, name) / seeds for name in PFLOPS},
+        pflop_total=spent.pflop,
+        seconds=None if spent.seconds is None else spent.seconds / seeds,
+        energy_kwh=energy,
+        energy_source=spent.energy_source,
+        energy_reason=spent.energy_note,
+        co2_g=grams(energy, intensity),
+        carbon_intensity=intensity,
         stopped=sum(stops) if mode == "early_stopping" else 0,
         target_sparsity=min(run.spec.target_sparsity for run in runs),
         lambdas=1,
@@ -218,10 +250,15 @@ def _reason(choices: dict[str, Choice | None], runs: Sequence[_Run], lambdas: in
 # --- output ---------------------------------------------------------------------------------
 
 
-def write_json(answers: Sequence[SettingTradeoff], out: TextIO) -> None:
-    """`{"schema": 1, "settings": [...]}`; accuracies and sparsities are fractions."""
+def write_json(answers: Sequence[SettingTradeoff], out: TextIO, *, spent: Costs, intensity: float) -> None:
+    """`{"schema": 1, "settings": [...], "costs": {...}}`; accuracies and sparsities are fractions.
+
+    `spent` is what all levels read cost, each once.
+    """
     settings = [dataclasses.asdict(answer) | {"paper_protocol": answer.decided_on == "test"} for answer in answers]
-    json.dump({"schema": SCHEMA, "settings": settings}, out, indent=1, ensure_ascii=False, allow_nan=False)
+    whole = vars(spent) | {"co2_g": grams(spent.energy_kwh, intensity), "carbon_intensity": intensity}
+    form = {"schema": SCHEMA, "settings": settings, "costs": whole}
+    json.dump(form, out, indent=1, ensure_ascii=False, allow_nan=False)
     out.write("\n")
 
 
@@ -242,8 +279,11 @@ def write_csv(answers: Sequence[SettingTradeoff], out: TextIO) -> None:
             writer.writerow(row)
 
 
-def write_table(answers: Sequence[SettingTradeoff], out: TextIO, *, rule: str) -> None:
-    """A table per setting, in percent, within 100 columns; `rule` describes the early-stopping rule."""
+def write_table(answers: Sequence[SettingTradeoff], out: TextIO, *, rule: str, spent: Costs, intensity: float) -> None:
+    """A table per setting, in percent, within 100 columns.
+
+    `rule` describes the early-stopping rule, `spent` is what all levels read cost, each once.
+    """
     console = Console(file=out, width=WIDTH, highlight=False, markup=False, emoji=False)
     for answer in answers:
         by_test = answer.decided_on == "test"
@@ -260,9 +300,26 @@ def write_table(answers: Sequence[SettingTradeoff], out: TextIO, *, rule: str) -
             console.print("Paper's protocol: test data decided λ and level, so its accuracy here is optimistic.")
         if answer.reason is not None:
             console.print(f"Missing: {answer.reason}")
+        for mode, name in MODES.items():
+            choice: Choice | None = getattr(answer, mode)
+            if choice is not None:
+                console.print(f"One seed {name}: {_costs(choice, intensity, choice.energy_reason)}.")
         console.print(_basis(answer) + "\n")
+    console.print(f"All {spent.levels} levels read, each once: {_costs(spent, intensity, spent.energy_note)}.")
     console.print("Means over seeds ± sample standard deviation; levels and PFLOPs of one seed, without a teacher's.")
     console.print(f"Early stopping {rule}.")
+
+
+def _costs(spent: Choice | Costs, intensity: float, reason: str | None) -> str:
+    """Costs in one sentence, without its full stop."""
+    passes = [(spent.pflop_real_teacher, "a teacher's passes"), (spent.pflop_real_evaluation, "evaluation")]
+    beside = ", ".join(f"{pflop:.3g} for {what}" for pflop, what in passes if pflop > 0)
+    held = "device time unknown" if spent.seconds is None else f"{spent.seconds:.3g} device-seconds"
+    energy = describe(spent.energy_kwh, spent.energy_source, reason, intensity)
+    return (
+        f"{spent.pflop:.3g} PFLOP by the paper's convention, {spent.pflop_real:.3g} in real operations"
+        f"{f' ({beside})' if beside else ''}, {held}, {energy}"
+    )
 
 
 def _basis(answer: SettingTradeoff) -> str:
@@ -307,7 +364,9 @@ wins, ties go to the sparser. Test accuracy is only reported. A λ counts once a
 have an answer: "run to the end" needs complete curves; "early stopping" needs curves on which the
 rule fired, or complete ones. With protocol=paper test decides, and the output says so.
 
-Costs are PFLOPs by the paper's convention: trainings of the chosen λ, not of the search for it.
+Costs are of the trainings of the chosen λ, not of the search for it: PFLOPs by the paper's convention
+in the table, below it also real operations, device time, energy and CO2. CO2 is the energy in the store
+times --carbon-intensity. The last lines say what all levels read cost.
 
 example:
   python analysis/tradeoff.py --store ./store --format json --patience 3 --min-drop 0.02
@@ -351,6 +410,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="L",
         help="validation labels that decide: clean or noisy (default: %(default)s)",
     )
+    parser.add_argument(
+        "--carbon-intensity",
+        default=f"{WORLD_INTENSITY:g}",
+        metavar="G",
+        help="gCO2e of a kWh (default: %(default)s, the world's electricity in 2024 by the IEA)",
+    )
     return parser
 
 
@@ -367,21 +432,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults.append(f"--patience {args.patience}: must be a whole number from 1")
     if min_drop is None or not 0 <= min_drop < 1:
         faults.append(f"--min-drop {args.min_drop}: must be a fraction in [0, 1), such as 0.02 for two points")
+    intensity = _number(args.carbon_intensity, float)
+    if intensity is None or not 0 <= intensity < math.inf:
+        faults.append(f"--carbon-intensity {args.carbon_intensity}: must be gCO2e per kWh, a number from 0")
     if "://" not in args.store and not Path(args.store).expanduser().is_dir():
         faults.append(f"--store {args.store}: there is no such folder; give the folder that a sweep wrote to")
-    if faults or patience is None or min_drop is None:
+    if faults or patience is None or min_drop is None or intensity is None:
         _fail(faults)
     trials = _read(args.store, args.sweep)
-    answers = tradeoffs(trials, labels=args.deciding_labels, patience=int(patience), min_drop=min_drop)
+    answers = tradeoffs(
+        trials, labels=args.deciding_labels, patience=int(patience), min_drop=min_drop, intensity=intensity
+    )
+    spent = distinct_costs(trials)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show λ shows ?
     if args.format == "json":
-        write_json(answers, sys.stdout)
+        write_json(answers, sys.stdout, spent=spent, intensity=intensity)
     elif args.format == "csv":
         write_csv(answers, sys.stdout)
     else:
         rule = f"ends after {args.patience} levels more than {100 * min_drop:g} points below the best so far"
-        write_table(answers, sys.stdout, rule=rule)
+        write_table(answers, sys.stdout, rule=rule, spent=spent, intensity=intensity)
     return 0
 
 

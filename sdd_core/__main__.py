@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 
-from sdd_core import curve
+from sdd_core import curve, energy
 from sdd_core.cli import Parser, add_data_dir_flag, add_spec_flags, parse_value, read_spec, set_data_dir
 from sdd_core.curve import LevelRecord
 from sdd_core.spec import TrialSpec
@@ -36,6 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... [a GPU where there is one]")
     group.add_argument("--threads", metavar="N", default="1", help="CPU threads [1]")
     group.add_argument("--keep-weights", metavar="WHICH", default="dense_best_last", help="dense_best_last or all")
+    group.add_argument("--no-energy", action="store_true", help="do not measure energy")
+    group.add_argument(
+        "--carbon-intensity",
+        metavar="G",
+        default=f"{energy.WORLD_INTENSITY:g}",
+        help=f"gCO2e of a kWh [{energy.WORLD_INTENSITY:g}, the world's electricity in 2024 by the IEA]",
+    )
     options, faults = parser.parse_collecting(arguments)
     set_data_dir(options)
     spec, spec_faults = read_spec(options)
@@ -43,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     faults += spec_faults + [f for f in [fault] if f]
     if threads is not None and threads < 1:
         faults.append(f"threads {threads}: must be a whole number from 1")
+    intensity, fault = parse_value("carbon_intensity", options.carbon_intensity, "float")
+    if fault or not 0 <= intensity < math.inf:
+        faults.append(f"carbon_intensity {options.carbon_intensity!r}: must be gCO2e per kWh, a number from 0")
 
     import torch  # after the flags are read: it takes seconds, and --help does not need it
 
@@ -75,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=options.device,
             threads=threads,
             on_level=_print_level,
+            energy=not options.no_energy,
         )
 
     try:
@@ -89,8 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"{figures.levels} levels, dip {100 * figures.dip:.1f} points, best {spec.decided_on} accuracy "
         f"{100 * figures.best.accuracy:.1f} % at sparsity {100 * figures.best.sparsity:.2f} % "
-        f"(test {100 * figures.best.test_accuracy:.1f} %), {figures.pflop:.3g} PFLOP"
+        f"(test {100 * figures.best.test_accuracy:.1f} %)"
     )
+    used = energy.describe(figures.energy_kwh, figures.energy_source, figures.energy_note, intensity)
+    print(f"{figures.pflop:.3g} PFLOP by the paper's convention, {figures.pflop_real:.3g} in real operations; {used}")
     return 0
 
 

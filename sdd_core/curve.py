@@ -7,6 +7,7 @@ rebound 0. All functions take time linear in the curve's length.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,6 +70,27 @@ class LevelRecord:
     """Checksum of the weights written with this record, which names their file."""
     measured: dict[str, Any]
     """What the key does not determine: time, device, versions, energy."""
+
+    @property
+    def energy_kwh(self) -> float | None:
+        """Energy of the training and its evaluation, None when it is not known."""
+        kwh: float | None = self._energy.get("kwh")
+        return kwh
+
+    @property
+    def energy_source(self) -> str:
+        """`measured`, `estimated` or `none`."""
+        return str(self._energy.get("source", "none"))
+
+    @property
+    def energy_reason(self) -> str | None:
+        """Why there is no energy, or what is not in it."""
+        reason: str | None = self._energy.get("reason", "nothing was recorded")
+        return reason
+
+    @property
+    def _energy(self) -> dict[str, Any]:
+        return dict(self.measured.get("energy", {}))
 
     def deciding_accuracy(self, labels: str = "clean") -> float:
         """Accuracy that decides: validation on `labels` (clean or noisy), test under the paper's protocol."""
@@ -275,30 +297,101 @@ def shape_of(curve: Curve, shape: Shape = "dip", labels: str = "clean") -> float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """A level that somebody would take, and what reaching it cost."""
+class Costs:
+    """What some levels cost together. A sum over levels of which some have no figure is None, never too small."""
+
+    levels: int
+    """Trainings."""
+    pflop: float
+    """The trainings by the paper's convention, in 10^15 operations, as all of them."""
+    pflop_teacher: float
+    """The teacher's forward passes by the paper's convention; the teacher's own training is not in it."""
+    pflop_real: float
+    """The trainings in real operations."""
+    pflop_real_teacher: float
+    pflop_real_evaluation: float
+    seconds: float | None
+    """For which training and evaluation held their device: a GPU, a share of one, or CPU threads."""
+    energy_kwh: float | None
+    energy_source: str
+    """`measured` when every level is, `estimated` when each has a figure, else `none`."""
+    energy_levels: int
+    """Levels that have a figure."""
+    energy_reason: str | None
+    """Why one has none, or what is not in it."""
+
+    @property
+    def energy_note(self) -> str | None:
+        """Why there is no sum, and for how many levels; or what is not in it."""
+        if self.energy_kwh is not None:
+            return self.energy_reason
+        return f"{self.levels - self.energy_levels} of {self.levels} levels: {self.energy_reason}"
+
+
+PFLOPS: Final = ("pflop", "pflop_teacher", "pflop_real", "pflop_real_teacher", "pflop_real_evaluation")
+"""The fields of a record, and of the costs of several, that count operations."""
+COSTS: Final = tuple(field.name for field in dataclasses.fields(Costs))
+"""The costs of levels as every view of the store names them."""
+
+
+def costs(levels: Sequence[LevelRecord]) -> Costs:
+    """The costs of levels together; one that several trials share is to be given once."""
+    return total_costs([_level_costs(record) for record in levels])
+
+
+def total_costs(parts: Sequence[Costs]) -> Costs:
+    """The sum of costs; nothing costs 0."""
+    levels, known = sum(part.levels for part in parts), sum(part.energy_levels for part in parts)
+    measured = all(part.energy_source == "measured" for part in parts)
+    # Why a figure is missing goes before what is not in one.
+    reasons = [part.energy_reason for part in sorted(parts, key=lambda part: part.energy_kwh is not None)]
+    return Costs(
+        levels=levels,
+        **{name: sum(getattr(part, name) for part in parts) for name in PFLOPS},
+        seconds=_sum([part.seconds for part in parts]),
+        energy_kwh=_sum([part.energy_kwh for part in parts]),
+        energy_source="none" if known < levels else "measured" if measured else "estimated",
+        energy_levels=known,
+        energy_reason=next((reason for reason in reasons if reason is not None), None),
+    )
+
+
+def _level_costs(record: LevelRecord) -> Costs:
+    return Costs(
+        levels=1,
+        **{name: getattr(record, name) for name in PFLOPS},
+        seconds=record.measured.get("seconds"),
+        energy_kwh=record.energy_kwh,
+        energy_source=record.energy_source,
+        energy_levels=int(record.energy_kwh is not None),
+        energy_reason=record.energy_reason,
+    )
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point(Costs):
+    """A level that somebody would take, and what all levels that reaching it paid for cost."""
 
     level: int
     sparsity: float
     accuracy: float
     """The accuracy that decided."""
     test_accuracy: float
-    levels: int
-    """Trainings paid for."""
-    pflop: float
-    """Their cost by the paper's convention."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
-    """A curve in figures. Dips and rebounds are of accuracies lifted to chance."""
+class Summary(Costs):
+    """A curve in figures, and what its levels cost. Dips and rebounds are of accuracies lifted to chance."""
 
     dip: float
     rebound: float
     test_dip: float
     test_rebound: float
-    levels: int
-    pflop: float
     best: Point
     """The best deciding level of all, ties to the sparser; it costs the whole curve."""
     early_stop: Point
@@ -322,8 +415,7 @@ def summarise(curve: Curve, *, labels: str = "clean", patience: int = 3, min_dro
             sparsity=record.sparsity,
             accuracy=values[level],
             test_accuracy=record.test_accuracy,
-            levels=ended + 1,
-            pflop=sum(paid.pflop for paid in curve[: ended + 1]),
+            **vars(costs(curve[: ended + 1])),
         )
 
     return Summary(
@@ -331,8 +423,7 @@ def summarise(curve: Curve, *, labels: str = "clean", patience: int = 3, min_dro
         rebound=shape_of(curve, "rebound", labels),
         test_dip=dip(test),
         test_rebound=rebound(test),
-        levels=len(curve),
-        pflop=sum(record.pflop for record in curve),
+        **vars(costs(curve)),
         best=point(best, len(curve) - 1),
         early_stop=point(stop.found, stop.ended),
         early_stop_triggered=stop.triggered,

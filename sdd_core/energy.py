@@ -59,6 +59,13 @@ def grams(kwh: float | None, intensity: float = WORLD_INTENSITY) -> float | None
     return None if kwh is None else kwh * intensity
 
 
+def describe(kwh: float | None, source: str, reason: str | None, intensity: float = WORLD_INTENSITY) -> str:
+    """An energy and its CO2 in words, with where it comes from: "0.012 kWh (estimated), 5.3 gCO2e at 445 g/kWh"."""
+    if kwh is None:
+        return f"energy unknown ({reason})"
+    return f"{kwh:.3g} kWh ({source}), {kwh * intensity:.3g} gCO2e at {intensity:g} g/kWh"
+
+
 # --- from samples to a figure ---------------------------------------------------------------
 
 

@@ -150,9 +150,11 @@ class _Runner:
         tried = set()
         while (need := self.store.teacher_needed(self.spec)) is not None and need not in tried:
             tried.add(need)  # on a GPU weights are not made again byte for byte, and so not kept
-            other = _Runner(need.trial, self.store, self.keep, self.device, self.meter, self._data)
-            other.run(last_level=need.last_level)
+            self._other(need.trial, self._data).run(last_level=need.last_level)
         self.teacher = self.store.teacher(self.spec)
+
+    def _other(self, spec: TrialSpec, splits: data.Data | None) -> _Runner:
+        return _Runner(spec, self.store, self.keep, self.device, self.meter, splits)
 
     def _teacher(self) -> nn.Module | None:
         """The network that the trial is distilled from, on the training device; None for a vanilla trial."""
@@ -160,7 +162,7 @@ class _Runner:
             return None
         if self._teacher_network is None:
             # Teacher and student agree in every data field, so they share the splits.
-            other = _Runner(self.spec.teacher.trial, self.store, self.keep, self.device, self.meter, self.data)
+            other = self._other(self.spec.teacher.trial, self.data)
             other._have_teacher()
             other.curve = self.store.curve(other.spec)[: self.teacher.level + 1]
             self._teacher_network = other._state_after(self.teacher.level).model

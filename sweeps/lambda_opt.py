@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
-from sweeps import launch
+from sweeps import joint, launch
 from sweeps.answer import LambdaAnswer
 from sweeps.lambda_options import Options, make_parser, read_options
 from sweeps.lambda_search import LambdaSearch
@@ -24,7 +24,13 @@ from sweeps.trial_figures import Reading, trial_metrics
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return launch.command(lambda console: _search(read_options(arguments), console))
+    return launch.command(lambda console: _run(read_options(arguments), console))
+
+
+def _run(options: Options, console: Console) -> int:
+    if options.joint is not None:
+        return joint.search(options, options.joint, console)
+    return _search(options, console)
 
 
 def _search(options: Options, console: Console) -> int:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sdd_core import data
 from sdd_core.cli import Parser, add_spec_flags, parse_value, read_spec
 from sdd_core.curve import GiveUp, default_tolerance
 from sdd_core.spec import TrialSpec, setting_id
+from sweeps.joint_search import JointSettings
+from sweeps.joint_study import Axes
 from sweeps.lambda_search import SearchSettings
 from sweeps.options import Common, Reader, add_common_flags, read_common, trial_faults
 from sweeps.section import grid
+
+ALPHAS: Final = tuple(k / 20 for k in range(1, 21))
+TEMPERATURES: Final = tuple(grid(1, 20, 4))
+"""What a joint search takes α and τ from."""
 
 DESCRIPTION = """\
 Find λ_opt: the smallest L2 penalty λ whose accuracy-over-sparsity curve has no dip.
@@ -27,6 +34,7 @@ examples:
   python sweeps/lambda_opt.py --label-noise 0.2 --seeds 1   less noise, a quick look with one seed
   python sweeps/lambda_opt.py --weight-decay-range 1e-4 0.03 --points-per-decade 8
   python sweeps/lambda_opt.py --teacher pruned --alpha 0.5  λ_opt of a student distilled from its best level
+  python sweeps/lambda_opt.py --teacher dense --joint 24    λ, α and τ together
   python sweeps/lambda_opt.py --json answer.json            the answer for machines
   python sweeps/lambda_opt.py --plan                        what it would cost; nothing runs
   python sweeps/lambda_opt.py --budget-pflop 1e-4           stop there; run again to go on
@@ -43,6 +51,8 @@ class Options:
 
     common: Common
     search: SearchSettings
+    joint: JointSettings | None
+    """Of the joint search over λ, α and τ, when it is asked for."""
     optuna: str
 
 
@@ -64,6 +74,12 @@ def make_parser() -> Parser:
     )
     add("--shape", metavar="NAME", default="dip", help="what must vanish: dip or rebound [dip]")
     add("--tolerance", metavar="X", help="largest dip that counts as none, a fraction [max(0.02, 0.6/√n)]")
+    add(
+        "--joint",
+        metavar="N",
+        help="with --teacher: search λ, α and τ together over N points, for the most accurate and the sparsest "
+        "without a dip",
+    )
     add("--optuna", metavar="URL", help="Optuna storage [./optuna.db]")
     add_common_flags(parser, "lambda_opt- and a hash of the setting")
     return parser
@@ -75,7 +91,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     namespace, faults = parser.parse_collecting(arguments)
     reader = Reader(namespace)
     spec, spec_faults = read_spec(namespace)
-    common = read_common(reader, f"lambda_opt-{setting_id(spec)}")
+    common = read_common(reader, f"{'joint' if namespace.joint else 'lambda_opt'}-{setting_id(spec)}")
     data_faults = trial_faults(spec, common) if not spec_faults else []
     size = data.deciding_size(spec) if not (spec_faults or data_faults) else 1
     low, high = _range(reader, spec)
@@ -95,11 +111,28 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         rule=rule,
         width=reader.number("lambdas_at_once", "int", 1, "a whole number from 1", 2),
     )
+    joint = _joint(reader, settings)
     faults += spec_faults + data_faults + reader.faults
     if faults:
         parser.refuse(faults)
     optuna = namespace.optuna or f"sqlite:///{Path('optuna.db').absolute()}"
-    return Options(common=common, search=settings, optuna=optuna)
+    return Options(common=common, search=settings, joint=joint, optuna=optuna)
+
+
+def _joint(reader: Reader, search: SearchSettings) -> JointSettings | None:
+    """The joint search that is asked for, over the λs of the search for λ_opt."""
+    budget = reader.number("joint", "int", 1, "a whole number from 1")
+    if budget is None:
+        return None
+    if not search.base.distilled:
+        reader.faults.append(f"joint {budget}: needs --teacher; without one there is no alpha and temperature")
+    for name in ("alpha", "temperature"):
+        if reader.text(name) is not None:
+            reader.faults.append(f"{name} {reader.text(name)}: is searched with --joint; leave it out")
+    axes = Axes(weight_decay=search.points, alpha=ALPHAS, temperature=TEMPERATURES)
+    return JointSettings(
+        base=search.base, axes=axes, budget=budget, seeds=search.seeds, rule=search.rule, width=search.width
+    )
 
 
 def _seeds(reader: Reader) -> tuple[int, ...]:

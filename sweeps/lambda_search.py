@@ -7,15 +7,13 @@ order, time or number of workers, and a killed search goes on where it was.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sdd_core import curve
-from sdd_core.curve import GiveUp, LevelRecord, Verdict
+from sdd_core.curve import GiveUp, Verdict
 from sdd_core.spec import TrialSpec
-from sdd_core.store import Store, is_complete
+from sdd_core.store import Store
 from sweeps.driver_types import Outlook, Task
+from sweeps.judge import Judge
 from sweeps.outlook import outlook, standing
 from sweeps.search import LambdaStudy
 from sweeps.section import Answer
@@ -61,6 +59,10 @@ class LambdaSearch:
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     asked: list[int] = field(default_factory=list)
     """The grid points asked so far, in the order asked."""
+    judge: Judge = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.judge = Judge(self.store, self.settings.rule, self._trials(0))
 
     def plan(self) -> list[Task]:
         """The trials that have to run now; [] when the search is over."""
@@ -75,8 +77,9 @@ class LambdaSearch:
             if undecided:
                 return undecided
             for point in step:
-                self.verdicts[point] = self._verdict(point)
-                self.study.tell(point, self.verdicts[point], self._constraints(point))
+                trials = self._trials(point)
+                self.verdicts[point] = self.judge.verdict(trials)
+                self.study.tell(point, self.verdicts[point], self.judge.constraints(trials))
 
     def trials_left(self) -> int:
         """A guess at how many trials will still be asked for after the wave that runs now."""
@@ -93,11 +96,7 @@ class LambdaSearch:
         if self.answer is not None and not self._run_to_the_end(self.answer):
             there = {spec: len(levels) for spec, levels in self.trials()}
             return Outlook(fewest=there, most=there, trials={spec: (n, n) for spec, n in there.items()})
-        bases = self.curves(0)
-        thresholds = [
-            threshold if is_complete(levels, spec) else None
-            for threshold, (spec, levels) in zip(self._thresholds(), bases, strict=True)
-        ]
+        thresholds = self.judge.thresholds()
         standings = [
             [
                 standing(spec, levels, self.settings.rule, threshold, base=point == 0)
@@ -111,69 +110,32 @@ class LambdaSearch:
 
     def curves(self, point: int) -> list[Trial]:
         """The seeds' trials of a grid point with their curves so far."""
-        return [(spec, self.store.curve(spec)) for spec in self.settings.trials(self.settings.points[point])]
+        return self.judge.curves(self._trials(point))
 
-    def _tasks(self, point: int) -> list[Task]:
-        """The trials of a grid point whose verdict is not known yet. The base lambda runs to its end."""
-        rule = None if point == 0 else self.settings.rule
-        return [
-            Task(spec, rule)
-            for spec, levels in self.curves(point)
-            if not is_complete(levels, spec) and not (rule is not None and rule.applies(levels))
-        ]
-
-    def _unfinished(self, point: int) -> list[Task]:
-        return [Task(spec, None) for spec, levels in self.curves(point) if not is_complete(levels, spec)]
-
-    def depth(self, levels: Sequence[LevelRecord]) -> float:
-        """The dip, or rebound, that the verdict reads."""
-        return curve.shape_of(levels, self.settings.rule.shape, self.settings.rule.labels)
-
-    def _best(self, levels: Sequence[LevelRecord]) -> float:
-        return max(record.deciding_accuracy(self.settings.rule.labels) for record in levels)
-
-    def _thresholds(self) -> list[float]:
-        """Per seed, the best accuracy below which a curve has collapsed."""
-        return [
-            curve.collapse_threshold(self._best(levels), levels[0].chance) if is_complete(levels, spec) else 0.0
-            for spec, levels in self.curves(0)
-        ]
+    def median_depth(self, point: int) -> float:
+        """The median over seeds of a lambda's dip; a lower bound while a trial is short of its end."""
+        return self.judge.median_depth(self._trials(point))
 
     def trial_verdicts(self, point: int) -> list[Verdict | None]:
         """Per seed, the trial's verdict; None while it is not known."""
-        if any(not is_complete(levels, spec) for spec, levels in self.curves(0)):
-            return [None] * len(self.settings.seeds)
-        undecided = {task.spec.trial_id for task in self._tasks(point)}
-        return [
-            None
-            if spec.trial_id in undecided
-            else curve.trial_verdict(self.depth(levels), self._best(levels), self.settings.rule.tolerance, threshold)
-            for (spec, levels), threshold in zip(self.curves(point), self._thresholds(), strict=True)
-        ]
+        return self.judge.trial_verdicts(self._trials(point))
 
-    def _verdict(self, point: int) -> Verdict:
-        verdicts = [verdict for verdict in self.trial_verdicts(point) if verdict is not None]
-        return curve.lambda_verdict(verdicts)
+    def _trials(self, point: int) -> list[TrialSpec]:
+        return self.settings.trials(self.settings.points[point])
 
-    def _constraints(self, point: int) -> dict[str, float]:
-        """Optuna's constraints: by how much the median seed misses a clean verdict; <= 0 is clean."""
-        levels = [records for _, records in self.curves(point)]
-        depths = [self.depth(records) - self.settings.rule.tolerance for records in levels]
-        short = [t - self._best(records) for records, t in zip(levels, self._thresholds(), strict=True)]
-        return {self.settings.rule.shape: statistics.median(depths), "collapse": statistics.median(short)}
+    def _tasks(self, point: int) -> list[Task]:
+        """The trials of a grid point whose verdict is not known yet. The base lambda runs to its end."""
+        trials = self._trials(point)
+        return self.judge.unfinished(trials) if point == 0 else self.judge.undecided(trials)
 
     # --- the end --------------------------------------------------------------------------
 
     def _run_to_the_end(self, answer: Answer) -> list[Task]:
         """lambda_opt, or the least bad lambda, runs to its end on every seed."""
         if answer.optimum is not None:
-            return self._unfinished(answer.optimum)
+            return self.judge.unfinished(self._trials(answer.optimum))
         usable = [point for point in self.asked if self.verdicts[point] != "collapsed"]
         # The dip of a trial that was given up is a lower bound, so the smallest can still grow: run it
         # to its end and look again, until the smallest is a true one.
         self.least_bad = min(usable, key=lambda point: (self.median_depth(point), point))
-        return self._unfinished(self.least_bad)
-
-    def median_depth(self, point: int) -> float:
-        """The median over seeds of a lambda's dip; a lower bound while a trial is short of its end."""
-        return statistics.median(self.depth(levels) for _, levels in self.curves(point))
+        return self.judge.unfinished(self._trials(self.least_bad))

@@ -9,14 +9,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from sdd_core.curve import SCORES, Curve, LevelRecord, shape_of
+from sdd_core.curve import PFLOPS, SCORES, Curve, LevelRecord, costs, shape_of
+from sdd_core.energy import WORLD_INTENSITY, grams
 from sdd_core.spec import TrialSpec, to_json
 
 MARKER: Final = "level"
 """The metric whose history says which levels are there; the last of its level's metrics."""
-RECORDED: Final = ("sparsity", *SCORES, "pflop")
+RECORDED: Final = ("sparsity", *SCORES, *PFLOPS, "sparse_multiply_adds")
 SHAPES: Final = ("dip", "rebound")
-LEVEL_METRICS: Final = (*RECORDED, "weight_decay", *SHAPES, "pflop_total", MARKER)
+MEASURED: Final = ("seconds", "energy_kwh", "co2_g")
+TOTALS: Final = tuple(f"{name}_total" for name in (*PFLOPS, *MEASURED))
+LEVEL_METRICS: Final = (*RECORDED, "weight_decay", *SHAPES, *MEASURED, *TOTALS, MARKER)
 """Metrics with one row a level (step = level)."""
 
 SWEEP_TAG: Final = "sdd.sweep"
@@ -25,6 +28,7 @@ TRIAL_TAG: Final = "sdd.trial_id"
 SETTING_TAG: Final = "sdd.setting_id"
 LABELS_TAG: Final = "sdd.deciding_labels"
 NOT_FINITE_TAG: Final = "sdd.not_finite"
+ENERGY_TAG: Final = "sdd.energy"
 SYNCED_TAG: Final = "sdd.synced"
 """Fingerprint of the levels that a run holds: equal to the store's when there is nothing to do."""
 
@@ -32,20 +36,30 @@ SYNCED_TAG: Final = "sdd.synced"
 def level_figures(spec: TrialSpec, curve: Curve, labels: str = "clean") -> list[dict[str, float]]:
     """The metrics of each level of a curve; what was not measured is left out.
 
-    `dip` and `rebound` are those of the curve up to the level, `pflop_total` is its cost.
+    `dip` and `rebound` are those of the curve up to the level, the `_total`s are its costs up to there.
+    CO2 is at `energy.WORLD_INTENSITY`; for another, multiply the energy.
     """
     figures = []
-    total = 0.0
     for end, record in enumerate(curve, start=1):
-        total += record.pflop
         values: dict[str, float | None] = {name: getattr(record, name) for name in RECORDED}
         values["weight_decay"] = spec.weight_decay
         values["dip"] = shape_of(curve[:end], "dip", labels)
         values["rebound"] = shape_of(curve[:end], "rebound", labels)
-        values["pflop_total"] = total
+        for suffix, spent in (("", costs([record])), ("_total", costs(curve[:end]))):
+            values |= {f"{name}{suffix}": getattr(spent, name) for name in (*PFLOPS, "seconds", "energy_kwh")}
+            values[f"co2_g{suffix}"] = grams(spent.energy_kwh)
         values[MARKER] = record.level
         figures.append({name: float(value) for name, value in values.items() if value is not None})
     return figures
+
+
+def energy_tag(curve: Curve) -> str:
+    """Where a trial's energy comes from, and what CO2 is computed with; or why there is none."""
+    spent = costs(curve)
+    if spent.energy_kwh is None:
+        return f"none; {spent.energy_note}"
+    left_out = f"; {spent.energy_note}" if spent.energy_note is not None else ""
+    return f"{spent.energy_source}{left_out}; CO2 at {WORLD_INTENSITY:g} g/kWh"
 
 
 def flat_params(spec: TrialSpec) -> dict[str, str]:
@@ -74,7 +88,7 @@ def name_without_seed(spec: TrialSpec) -> str:
     if spec.distilled and spec.teacher is not None:
         which = f"level {spec.teacher.level}" if isinstance(spec.teacher.level, int) else spec.teacher.level
         teacher = f"{which} {spec.teacher.trial.model}"
-        approach = f" α={spec.alpha:g} τ={spec.temperature:g} {teacher}"  # noqa: RUF001
+        approach = f" α={spec.alpha:g} τ={spec.temperature:g} {teacher}"
     return f"λ={spec.weight_decay:g}{approach}"
 
 

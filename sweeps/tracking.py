@@ -28,6 +28,7 @@ from sdd_core.spec import TrialSpec, setting_id
 from sdd_core.store import Store
 from sweeps import sqlite_file
 from sweeps.run_content import (
+    ENERGY_TAG,
     KIND_TAG,
     LABELS_TAG,
     LEVEL_METRICS,
@@ -38,6 +39,7 @@ from sweeps.run_content import (
     SWEEP_TAG,
     SYNCED_TAG,
     TRIAL_TAG,
+    energy_tag,
     fingerprint_of,
     flat_params,
     git_commit,
@@ -394,7 +396,7 @@ class _Mirror:
                 levels.append((record.level, _now(), {name: finite[name] for name in SHAPES}))
         for batch in _batches(levels):
             _write(client, run, metrics=batch)
-        tags = {LABELS_TAG: self.labels, SYNCED_TAG: fingerprint}
+        tags = {LABELS_TAG: self.labels, SYNCED_TAG: fingerprint, ENERGY_TAG: energy_tag(curve)}
         if not_finite:
             tags[NOT_FINITE_TAG] = "; ".join(f"{name} at {levels}" for name, levels in sorted(not_finite.items()))
         _write(client, run, tags=tags | self._provenance())

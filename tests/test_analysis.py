@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import subprocess
@@ -164,7 +165,7 @@ def test_settings_and_approaches_are_answered_apart():
         "lenet on digits, ε=20 %, epochs=30",
         "lenet on digits, ε=20 %, epochs=7",
         "lenet on digits, ε=50 %",
-        "lenet on digits, ε=50 %, distilled from dense lenet (α=0.8, τ=10)",  # noqa: RUF001
+        "lenet on digits, ε=50 %, distilled from dense lenet (α=0.8, τ=10)",
     ]
     assert {setting.setting_id for setting in found.values()} == {setting_id(spec) for spec, _ in trials}
 
@@ -254,6 +255,39 @@ def test_command_json(store):
     assert setting["reason"] is None
     assert (setting["run_to_end"]["weight_decay"], setting["run_to_end"]["deciding_accuracy"]) == (0.0, 0.9)
     assert (setting["early_stopping"]["deciding_accuracy"], setting["early_stopping"]["levels_total"]) == (0.7, 6)
+    costs = form["costs"]
+    assert (costs["levels"], costs["pflop"], costs["pflop_real"]) == (17, 34.0, 68.0)
+    assert (costs["energy_kwh"], costs["co2_g"], costs["seconds"], costs["energy_levels"]) == (None, None, None, 0)
+
+
+MEASURED = {"seconds": 10.0, "energy": {"kwh": 0.5, "source": "estimated", "reason": None}}
+
+
+@pytest.mark.parametrize(("flags", "intensity"), [([], 445), (["--carbon-intensity", "20"], 20)])
+def test_co2_is_the_stored_energy_at_an_intensity_given_afterwards(tmp_path, flags, intensity):
+    curves = [trial([0.9] * 4, seed=s) for s in (0, 1)]
+    measured = [(spec, [dataclasses.replace(r, measured=MEASURED) for r in curve]) for spec, curve in curves]
+    store = fill(tmp_path / "store", measured, "demo")
+    form = json.loads(command("--store", store.url, "--format", "json", *flags).stdout)
+    found = form["settings"][0]["run_to_end"]
+    assert (found["energy_kwh"], found["seconds"], found["carbon_intensity"]) == (2.0, 40.0, intensity)
+    assert (found["co2_g"], found["energy_source"], found["energy_reason"]) == (2.0 * intensity, "estimated", None)
+    assert (form["costs"]["energy_kwh"], form["costs"]["co2_g"]) == (4.0, 4.0 * intensity)
+    table = command("--store", store.url, *flags).stdout
+    assert f"2 kWh (estimated), {2 * intensity:g} gCO2e at {intensity} g/kWh" in " ".join(table.split())
+    levels = runs.level_frame(store, intensity=intensity)
+    assert set(levels["co2_g"]) == {0.5 * intensity}
+    trials = runs.trial_frame(store, intensity=intensity)
+    assert set(trials["co2_g"]) == set(trials["best_co2_g"]) == {2.0 * intensity}
+    assert set(trials["energy_source"]) == {"estimated"}
+
+
+def test_a_level_that_trials_share_is_paid_for_once():
+    specs = [BASE, BASE.replace(retraining="finetune")]
+    first, second = (records(spec, [0.9, 0.9]) for spec in specs)
+    assert first[0].key == second[0].key
+    found = runs.distinct_costs([(specs[0], first), (specs[1], second)])
+    assert (found.levels, found.pflop) == (3, 6.0)
 
 
 def test_command_csv(store):
@@ -271,6 +305,9 @@ def test_command_table_fits_100_columns_and_any_encoding(store, tmp_path):
     assert done.returncode == 0, done.stderr
     # A setting's own name may be longer; nothing else is.
     assert max(len(line) for line in done.stdout.splitlines() if "(setting " not in line) <= 100
+    told = " ".join(done.stdout.split())
+    assert "All 19 levels read, each once: 38 PFLOP by the paper's convention, 76 in real operations" in told
+    assert "energy unknown (19 of 19 levels: nothing was recorded)" in told
     for text in ("run to the end", "90.00", "70.00", "87.50", "6 trials over 4 λ; chosen", "Missing: run to the end"):
         assert text in done.stdout
     assert "Paper's protocol: test data decided" in done.stdout
@@ -296,6 +333,9 @@ def test_command_help_teaches():
             ["--format", "xml", "--deciding-labels", "dirty", "--fast"],
             ["'xml'", "table, json, csv", "'dirty'", "'--fast'"],
         ),
+        (["--carbon-intensity", "-1", "--patience", "0"], ["--carbon-intensity -1", "from 0", "--patience 0"]),
+        (["--carbon-intensity", "green"], ["--carbon-intensity green"]),
+        (["--carbon-intensity", "inf"], ["--carbon-intensity inf"]),
         (["--patience"], ["--patience", "expected one argument"]),
         (["--store", "{empty}"], ["no trial has a finished level"]),
         (["--store", "{empty}", "--sweep", "demo"], ["--sweep demo", "no sweeps"]),

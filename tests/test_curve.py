@@ -384,12 +384,11 @@ def test_summarise(curve_of):
     assert found.test_dip == pytest.approx(0.55)  # lifted to chance, 0.1
     assert found.test_rebound == pytest.approx(0.55)
     assert (found.levels, found.pflop) == (5, 1.25)
-    assert found.best == curve.Point(
-        level=3, sparsity=levels[3].sparsity, accuracy=0.875, test_accuracy=0.65, levels=5, pflop=1.25
-    )
-    assert found.early_stop == curve.Point(
-        level=0, sparsity=0.0, accuracy=0.75, test_accuracy=0.7, levels=3, pflop=0.75
-    )
+    best, stop = found.best, found.early_stop
+    assert (best.level, best.sparsity, best.accuracy, best.test_accuracy) == (3, levels[3].sparsity, 0.875, 0.65)
+    assert (stop.level, stop.sparsity, stop.accuracy, stop.test_accuracy) == (0, 0.0, 0.75, 0.7)
+    for part, paid in ((found, 5), (best, 5), (stop, 3)):
+        assert {name: getattr(part, name) for name in curve.COSTS} == vars(curve.costs(levels[:paid]))
     assert found.early_stop_triggered
 
 
@@ -402,3 +401,53 @@ def test_summarise_a_curve_that_ran_out_and_on_noisy_labels(curve_of):
 def test_an_empty_curve_has_no_summary():
     with pytest.raises(ValueError, match="at least one measured level, but got 0"):
         curve.summarise([])
+
+
+# --- costs ----------------------------------------------------------------------------------
+
+
+def energy(kwh, source="measured", reason=None):
+    return {"seconds": 2.0, "energy": {"kwh": kwh, "source": source, "reason": reason}}
+
+
+def test_costs_are_sums_over_levels(make_record):
+    levels = [
+        make_record(level, pflop_teacher=0.5, pflop_real_teacher=1.0, measured=energy(0.25)) for level in range(3)
+    ]
+    assert curve.costs(levels) == curve.Costs(
+        levels=3,
+        pflop=0.75,
+        pflop_teacher=1.5,
+        pflop_real=1.5,
+        pflop_real_teacher=3.0,
+        pflop_real_evaluation=0.1875,
+        seconds=6.0,
+        energy_kwh=0.75,
+        energy_source="measured",
+        energy_levels=3,
+        energy_reason=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "kwh", "source", "known", "note"),
+    [
+        ([], 0, "measured", 0, None),
+        ([(0.5, "measured", None), (0.25, "estimated", None)], 0.75, "estimated", 2, None),
+        ([(0.0, "measured", None)], 0.0, "measured", 1, None),
+        ([(0.5, "measured", None), (None, "none", "MIG")], None, "none", 1, "1 of 2 levels: MIG"),
+        ([(0.5, "measured", "without the CPU"), (None, "none", "MIG")], None, "none", 1, "1 of 2 levels: MIG"),
+        ([(0.5, "measured", None), (0.5, "measured", "without the CPU")], 1.0, "measured", 2, "without the CPU"),
+    ],
+)
+def test_a_sum_of_energies_is_never_silently_too_small(make_record, parts, kwh, source, known, note):
+    found = curve.costs([make_record(i, measured=energy(*part)) for i, part in enumerate(parts)])
+    assert (found.energy_kwh, found.energy_source, found.energy_levels, found.energy_note) == (kwh, source, known, note)
+    halves = [curve.costs([make_record(i, measured=energy(*part))]) for i, part in enumerate(parts)]
+    assert curve.total_costs(halves) == found
+
+
+def test_a_level_that_recorded_nothing_has_no_figure(make_record):
+    found = curve.costs([make_record(0), make_record(1, measured={})])
+    assert (found.seconds, found.energy_kwh, found.energy_levels) == (None, None, 1)
+    assert found.energy_note == "1 of 2 levels: nothing was recorded"

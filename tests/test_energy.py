@@ -22,7 +22,8 @@ FIGURES = ("kwh", "source", "method", "device", "power_w", "pue", "share", "reas
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stated(monkeypatch):
+def _real_meters(monkeypatch, start_meter):
+    monkeypatch.setattr(Meter, "start", start_meter)
     monkeypatch.delenv("SDD_CPU_WATTS", raising=False)
     monkeypatch.delenv("SDD_GPU_WATTS", raising=False)
 

@@ -50,7 +50,7 @@ ONLY = {
     "carbontracker": {"sdd_core/energy.py"},
     "pynvml": {"sdd_core/energy.py"},
     "ray": {"sweeps/driver.py", "cluster/connect.py"},
-    "optuna": {"sweeps/search.py"},
+    "optuna": {"sweeps/search.py", "sweeps/joint_study.py"},
     "mlflow": {"sweeps/tracking.py", "analysis/runs.py"},
 }
 # Modules that import, even through others, no torch.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sdd_core import trajectory
 from sdd_core.blobs import LocalBlobs, open_blobs
+from sdd_core.energy import nothing
 from sdd_core.spec import TrialSpec, level_keys
 from sdd_core.store import Store, determined, is_complete
 
@@ -176,7 +177,7 @@ def test_every_field_of_a_record_survives(any_store, make_record):
         train_accuracy=0.1 + 0.2,
         parent={"key": "a" * 64, "weights": "b" * 64},
         teacher="c" * 64,
-        measured={"seconds": 1.5, "energy_kwh": None, "versions": {"torch": "2"}},
+        measured={"seconds": 1.5, "energy": nothing("off"), "versions": {"torch": "2"}},
     )
     record, _ = any_store.commit(record, ARRAYS)
     assert again(any_store).record(record.key) == record

@@ -140,7 +140,7 @@ def assert_equal_to_store(uri, store, specs, status="FINISHED"):
         run, curve = trials[spec.trial_id], store.curve(spec)
         assert run.info.status == status
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        for name in ("sparsity", "train_loss", "val_accuracy", "val_noisy_accuracy", "test_accuracy", "pflop"):
+        for name in ("sparsity", "train_loss", "val_accuracy", "val_noisy_accuracy", "test_accuracy", *curves.PFLOPS):
             rows = [(row.step, row.value, row.timestamp) for row in client.get_metric_history(run.info.run_id, name)]
             assert sorted(rows) == [
                 (record.level, getattr(record, name), round(1000 * record.measured["finished_at"])) for record in curve
@@ -151,6 +151,29 @@ def assert_equal_to_store(uri, store, specs, status="FINISHED"):
                 record.level: curves.shape_of(curve[: record.level + 1], shape) for record in curve
             }
     return parent, trials, client
+
+
+# --- a level's figures ----------------------------------------------------------------------
+
+
+def test_energies_and_totals_are_there_where_they_are_known(make_record):
+    def level(number, kwh):
+        used = {"kwh": kwh, "source": "none" if kwh is None else "estimated", "reason": None if kwh else "hung"}
+        return make_record(number, measured={"seconds": 2.0, "energy": used})
+
+    curve = [level(0, 0.5), level(1, 0.25), level(2, None), level(3, 0.25)]
+    names = ("energy_kwh", "co2_g", "energy_kwh_total", "co2_g_total", "seconds_total", "pflop_real_total")
+    rows = run_content.level_figures(tiny(), curve)
+    assert [tuple(row.get(name) for name in names) for row in rows] == [
+        (0.5, 222.5, 0.5, 222.5, 2.0, 0.5),
+        (0.25, 111.25, 0.75, 333.75, 4.0, 1.0),
+        (None, None, None, None, 6.0, 1.5),
+        (0.25, 111.25, None, None, 8.0, 2.0),
+    ]
+    assert all(row.keys() <= set(run_content.LEVEL_METRICS) for row in rows)
+    assert {list(row)[-1] for row in rows} == {run_content.MARKER}
+    assert run_content.energy_tag(curve[:2]) == "estimated; CO2 at 445 g/kWh"
+    assert run_content.energy_tag(curve) == "none; 1 of 4 levels: hung"
 
 
 # --- one SQLite file ------------------------------------------------------------------------
@@ -189,6 +212,9 @@ def test_runs_equal_the_store_and_a_second_sync_adds_nothing(tmp_path, trained, 
     assert "valley" not in run.data.metrics
     assert run.data.metrics["best_val_accuracy"] == 0.5
     assert run.data.metrics["pflop_total"] == pytest.approx(sum(record.pflop for record in curve))
+    assert run.data.metrics["seconds_total"] == pytest.approx(sum(record.measured["seconds"] for record in curve))
+    assert not {"energy_kwh", "co2_g", "energy_kwh_total"} & run.data.metrics.keys()
+    assert tags["sdd.energy"].startswith(f"none; {len(curve)} of {len(curve)} levels: CPU: no sample yet")
     assert run.data.metrics["weight_decay"] == 0.0178
     params = run.data.params
     assert {name.split(".")[0] for name in params} == to_json(spec).keys()

@@ -1,0 +1,78 @@
+"""`lambda_opt.py --joint N`: the joint search over λ, α and τ, from its options to its answer."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from analysis import joint_plot, runs
+from sweeps import launch
+from sweeps.joint_answer import JointAnswer
+from sweeps.joint_search import JointSearch, JointSettings
+from sweeps.joint_study import JointStudy
+from sweeps.lambda_options import Options, make_parser
+from sweeps.tracking import TrialFinal
+from sweeps.trial_figures import trial_metrics
+
+
+def search(options: Options, settings: JointSettings, console: Console) -> int:
+    """Run the joint search and say what it found; returns the exit status."""
+    common, rule = options.common, settings.rule
+    name = f"{common.sweep} {rule.shape} {rule.tolerance:.4g} {rule.labels} {settings.width}"
+    study = JointStudy(None if common.cost.plan else options.optuna, name, settings.axes)
+    source = JointSearch(settings, common.store, study, common.reading)
+    running = launch.Launch(
+        script="lambda_opt",
+        common=common,
+        source=source,
+        specs=[settings.base],
+        console=console,
+        refuse=make_parser().refuse,
+        tolerance=rule.tolerance,
+    )
+    heading = _heading(settings)
+    if common.cost.plan:
+        return running.plan(heading)
+    running.run(heading)
+    if not running.finished:
+        source.plan()
+        return running.account(source.trials(), _finals(source, whole=False))
+    answer = JointAnswer(source, common.sweep)
+    vanilla, places = answer.places()
+    common.picture.parent.mkdir(parents=True, exist_ok=True)
+    label = runs.setting_label(settings.base.replace(teacher=None, alpha=0.0))
+    title = f"{label}: distilled from {runs.teacher_label(settings.base)}"
+    joint_plot.plot_joint(common.picture, title, vanilla, places, decided_on=settings.base.decided_on)
+    metrics, tags = answer.sweep_figures()
+    finals = _finals(source, whole=True)
+    running.conclude(source.trials(), answer.as_json(), answer.print, finals, metrics, tags, [study.warning])
+    return 0
+
+
+def _heading(settings: JointSettings) -> str:
+    axes = settings.axes
+    ranges = ", ".join(
+        f"{sign} in [{values[0]:g}, {values[-1]:g}]"
+        for sign, values in (("λ", axes.weight_decay), ("α", axes.alpha), ("τ", axes.temperature))
+    )
+    student = runs.setting_label(settings.base.replace(teacher=None, alpha=0.0))
+    return (
+        f"λ, α and τ for {student}, distilled from {runs.teacher_label(settings.base)}: {settings.budget} points of "
+        f"{ranges}, {len(settings.seeds)} seed{'s' if len(settings.seeds) > 1 else ''} a point, {settings.rule.shape} "
+        f"tolerance {100 * settings.rule.tolerance:.1f} points on {settings.base.decided_on}"
+    )
+
+
+def _finals(source: JointSearch, *, whole: bool) -> dict[str, TrialFinal]:
+    """Every trial asked for, as MLflow gets it: with final figures when the search is over (`whole`)."""
+    points = [source.judge.base, *(source.settings.trials(point) for point in source.asked)]
+    finals = {}
+    for trials in points:
+        verdicts = source.judge.trial_verdicts(trials)
+        for (trial, levels), verdict in zip(source.judge.curves(trials), verdicts, strict=True):
+            finals[trial.trial_id] = TrialFinal(
+                spec=trial,
+                metrics=trial_metrics(trial, levels, source.reading) if whole else {},
+                tags={"verdict": verdict} if verdict is not None else {},
+                finished=verdict is not None,
+            )
+    return finals
