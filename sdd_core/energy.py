@@ -69,6 +69,16 @@ def describe(kwh: float | None, source: str, reason: str | None, intensity: floa
 # --- from samples to a figure ---------------------------------------------------------------
 
 
+class Sample(NamedTuple):
+    """A reading of a whole device."""
+
+    at: float
+    """`time.monotonic()`."""
+    watts: float
+    others: int = 0
+    """Processes beside the trial's that computed on it."""
+
+
 class Power(NamedTuple):
     """Of a whole device."""
 
@@ -88,23 +98,20 @@ class Device:
     watts: float | None = None
     """Full load, when it is known without measuring."""
     watts_from: str = "its power at full load is not known"
-    """Who says so, or why nobody does."""
-    others: int = 0
-    """Other processes that have been seen on it."""
+    """Who says so, or that nobody does."""
     reason: str | None = None
     """Why it is not measured."""
-    samples: list[tuple[float, float]] = field(default_factory=list)
-    """(`time.monotonic()`, W) of the whole device."""
+    samples: list[Sample] = field(default_factory=list)
 
     def power(self, instrument: str, began: float, ended: float) -> Power:
         """Mean power of the whole device between two instants, by the best means there is."""
-        sound = [(at, watts) for at, watts in self.samples if math.isfinite(watts) and watts > 0]
-        within = [(at, watts) for at, watts in sound if began <= at <= ended]
+        sound = [sample for sample in self.samples if math.isfinite(sample.watts) and sample.watts > 0]
+        within = [sample for sample in sound if began <= sample.at <= ended]
         if within:
-            silent = ended - within[-1][0]
+            silent = ended - within[-1].at
             doubts = [
                 *(["a share of the device"] if self.share < 1 else []),
-                *(["not alone on the device"] if self.others > 0 else []),
+                *(["not alone on the device"] if any(sample.others > 0 for sample in within) else []),
                 *([f"no sample in the last {silent:.0f} s"] if silent > PATIENCE else []),
             ]
             return Power(_mean(within), not doubts, ", ".join([instrument, *doubts]))
@@ -116,8 +123,8 @@ class Device:
         return Power(None, False, f"{why}, and {self.watts_from}")
 
 
-def _mean(samples: Sequence[tuple[float, float]]) -> float:
-    return statistics.fmean(watts for _, watts in samples)
+def _mean(samples: Sequence[Sample]) -> float:
+    return statistics.fmean(sample.watts for sample in samples)
 
 
 def account(devices: dict[str, Device], began: float, ended: float) -> dict[str, Any]:
@@ -195,7 +202,7 @@ class Meter:
                 stdin=subprocess.PIPE,
                 stdout=self._file,
                 stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
                 start_new_session=True,  # Ctrl-C is for the trial
             )
         except OSError as error:
@@ -227,7 +234,7 @@ class Meter:
             self._child.kill()
             # A process that even a kill does not end at once is left to the system.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(timeout=1)
+                self._child.wait(timeout=0.1)
             if self._child.stdin is not None:
                 self._child.stdin.close()
             self._child = None
@@ -244,8 +251,7 @@ class Meter:
             said = json.loads(line)
             device = self.devices[said.pop("kind")]
             if "sample" in said:
-                at, watts = said.pop("sample")
-                device.samples.append((at, watts))
+                device.samples.append(Sample(*said.pop("sample")))
             for name, value in said.items():
                 setattr(device, name, value)
 
@@ -298,13 +304,17 @@ def _serve(tracker: str, gpu: str) -> None:
                 del handlers[kind]
                 say(kind, reason=_told(error))
                 continue
-            others = {"others": _others(gpu)} if kind == "gpu" and tracker == TRACKER else {}
-            say(kind, sample=(time.monotonic(), watts), **others)
+            others = _others(gpu) if kind == "gpu" and tracker == TRACKER else 0
+            say(kind, sample=(time.monotonic(), watts, others))
         time.sleep(max(0.0, INTERVAL - (time.monotonic() - began)))
 
 
+class _NotMeasured(Exception):
+    """A device that cannot be measured, for a reason that is no fault."""
+
+
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return str(error) if isinstance(error, _NotMeasured) else f"{type(error).__name__}: {error}"
 
 
 def _end_with_the_parent() -> None:
@@ -325,18 +335,18 @@ def _carbontracker(kind: str, gpu: str) -> Handler:
 
         packages: Handler = _ready(IntelCPU(pids=[], devices_by_pid=False), "RAPL is not there")
         if not packages.devices():
-            raise OSError("RAPL names no CPU package")
+            raise _NotMeasured("RAPL names no CPU package")
         return packages
     import pynvml
     from carbontracker.components.gpu.nvidia import NvidiaGPU
 
     if gpu.startswith("MIG"):
-        raise OSError("NVML gives the power of a whole GPU, and the trial has a MIG part of it")
+        raise _NotMeasured("NVML gives the power of a whole GPU, and the trial has a MIG part of it")
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByUUID(gpu)
     with contextlib.suppress(pynvml.NVMLError_NotSupported):
         if pynvml.nvmlDeviceGetMigMode(handle)[0] == pynvml.NVML_DEVICE_MIG_ENABLE:
-            raise OSError("NVML gives the power of a whole GPU, and this one is divided by MIG")
+            raise _NotMeasured("NVML gives the power of a whole GPU, and this one is divided by MIG")
     # carbontracker takes indices from here, and all GPUs when it finds UUIDs.
     os.environ["CUDA_VISIBLE_DEVICES"] = str(pynvml.nvmlDeviceGetIndex(handle))
     whole: Handler = _ready(NvidiaGPU(pids=[], devices_by_pid=False), "NVML is not there")
@@ -345,7 +355,7 @@ def _carbontracker(kind: str, gpu: str) -> Handler:
 
 def _ready(handler: Any, otherwise: str) -> Any:
     if not handler.available():
-        raise OSError(otherwise)
+        raise _NotMeasured(otherwise)
     handler.init()
     return handler
 
@@ -367,7 +377,9 @@ def _known(kind: str) -> dict[str, Any]:
     """A device's name, and its power at full load where that is known without measuring."""
     variable = _STATED[kind]
     cpuinfo = Path("/proc/cpuinfo").read_text() if kind == "cpu" and Path("/proc/cpuinfo").exists() else ""
-    facts: dict[str, Any] = {"name": cpu_name(cpuinfo)} if kind == "cpu" else {}
+    facts: dict[str, Any] = {"watts_from": f"its power at full load is not known ({variable} may say it)"}
+    if kind == "cpu":
+        facts["name"] = cpu_name(cpuinfo)
     stated = os.environ.get(variable)
     if stated is not None:
         try:

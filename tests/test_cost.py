@@ -161,9 +161,12 @@ def count_by_torch(run):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("recipe", [recipes.mnist_lenet, recipes.cifar10_vgg, recipes.cifar10_resnet18])
-def test_products_agree_with_an_independent_count(recipe):
-    spec = recipe()
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [(recipes.mnist_lenet, {}), (recipes.cifar10_vgg, {"gamma": 3}), (recipes.cifar10_resnet18, {"width": 8})],
+)
+def test_products_agree_with_an_independent_count(recipe, options):
+    spec = recipe().replace(model_options=tuple(options.items()))
     shape = DATASET_SHAPES[spec.dataset]
     model = models.build(spec, shape.image_shape, shape.classes).eval()
     image = torch.zeros(1, *shape.image_shape)
