@@ -77,6 +77,13 @@ class Prediction:
     fewest: Bill
     most: Bill
 
+    @property
+    def power(self) -> float | None:
+        """Mean power of a trial in kWh a second; None where no power is known."""
+        if self.most.seconds is None or self.most.kwh is None or self.most.seconds[1] == 0:
+            return None
+        return self.most.kwh[1] / self.most.seconds[1]
+
 
 def predict(store: Store, outlook: Outlook, pace: PaceOf) -> Prediction:
     """What a run will train, if nothing stops it."""
@@ -85,7 +92,10 @@ def predict(store: Store, outlook: Outlook, pace: PaceOf) -> Prediction:
 
 
 def comparison(predicted: Prediction, spent: Spent, intensity: float) -> dict[str, Any]:
-    """Predicted range and measured value of each quantity; None where there is no figure."""
+    """Predicted range and measured value of each quantity; None where there is no figure.
+
+    `levels_without_figure` of the energy are counted with the others' mean power.
+    """
     low, high = predicted.fewest, predicted.most
 
     def ends(least: float | None, largest: float | None) -> dict[str, float] | None:
@@ -94,13 +104,17 @@ def comparison(predicted: Prediction, spent: Spent, intensity: float) -> dict[st
     def outer(least: Span | None, largest: Span | None, factor: float = 1.0) -> dict[str, float] | None:
         return None if least is None or largest is None else ends(least[0] * factor, largest[1] * factor)
 
-    kwh = spent.kwh if spent.unmeasured == 0 else None
+    kwh = spent.energy()
     return {
         "levels": {"predicted": ends(low.levels, high.levels), "measured": spent.levels},
         "pflop": {"predicted": ends(low.pflop, high.pflop), "measured": spent.pflop},
         "pflop_real": {"predicted": ends(low.pflop_real, high.pflop_real), "measured": spent.pflop_real},
         "device_seconds": {"predicted": outer(low.seconds, high.seconds), "measured": spent.seconds},
-        "energy_kwh": {"predicted": outer(low.kwh, high.kwh), "measured": kwh},
+        "energy_kwh": {
+            "predicted": outer(low.kwh, high.kwh),
+            "measured": kwh,
+            "levels_without_figure": spent.unmeasured,
+        },
         "co2_g": {"predicted": outer(low.kwh, high.kwh, intensity), "measured": energy.grams(kwh, intensity)},
     }
 
@@ -124,6 +138,9 @@ def comparison_lines(form: Mapping[str, Any]) -> list[str]:
     measured = ", ".join(
         f"{'-' if values[name] is None else text.format(values[name])} {unit}" for name, (text, unit) in shown.items()
     )
+    without = form["energy_kwh"]["levels_without_figure"]
+    if without and form["energy_kwh"]["measured"] is not None:
+        measured += f" (estimated for {without} levels without a figure, from the others)"
     return [f"predicted  {predicted}", f"measured   {measured}"]
 
 

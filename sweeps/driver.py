@@ -268,7 +268,7 @@ class _Queue(_NotSaved, Searcher):
             return
         self._ran.add(task)
         for listener in self.listeners:
-            listener.ended(task)
+            listener.ended(task, by_budget=self.outcome.exhausted is not None)
 
     def failed(self, ray_id: str, reason: str) -> None:
         task = self.running.pop(ray_id, None)

@@ -46,7 +46,7 @@ class Source(Protocol):
         """A guess at how many more trials will be asked for after those of the plan."""
 
     def outlook(self) -> Outlook:
-        """What the sweep can still come to from what the store holds; nothing is written."""
+        """What the sweep can still come to from what the store holds, after `plan` was called."""
 
 
 class Listener(Protocol):
@@ -61,8 +61,8 @@ class Listener(Protocol):
     def level_finished(self, task: Task, metrics: dict[str, float], trained: bool) -> None:
         """A level was read or trained; `metrics` holds level, levels, sparsity and accuracy."""
 
-    def ended(self, task: Task) -> None:
-        """A trial has come to its end, was given up, or was stopped by the budget."""
+    def ended(self, task: Task, by_budget: bool) -> None:
+        """A trial has come to its end, or was given up; or a used-up budget has ended it."""
 
     def failed(self, task: Task, reason: str) -> None:
         """A trial failed for good."""
@@ -86,6 +86,8 @@ class Spent:
     """Of the levels with an energy figure."""
     unmeasured: int = 0
     """Levels without one."""
+    unmeasured_seconds: float = 0.0
+    """Of these."""
 
     @property
     def levels(self) -> int:
@@ -99,8 +101,20 @@ class Spent:
             setattr(self, name, getattr(self, name) + level[name])
         if level["kwh"] is None:
             self.unmeasured += 1
+            self.unmeasured_seconds += level["seconds"]
         else:
             self.kwh += level["kwh"]
+
+    def energy(self, otherwise: float | None = None) -> float | None:
+        """Energy of all levels in kWh; those without a figure are taken to have the others' mean power.
+
+        `otherwise` is the power in kWh a second where no level has a figure; without it there is none then.
+        """
+        measured = self.seconds - self.unmeasured_seconds
+        power = self.kwh / measured if measured > 0 else otherwise
+        if self.unmeasured == 0:
+            return self.kwh
+        return None if power is None else self.kwh + power * self.unmeasured_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,18 +126,22 @@ class Budget:
     gco2: float | None = None
     intensity: float
     """Of the electricity, in gCO2e/kWh."""
+    power: float | None = None
+    """Of a trial in kWh a second, for as long as no level has an energy figure."""
 
     def used_up(self, spent: Spent) -> str | None:
         """Which limit has been reached, in words; None while none has.
 
-        A level whose energy is not known ends a run with a limit on CO2, which cannot be kept any more.
+        Energy that is not known at all ends a run with a limit on CO2, which could not be kept.
         """
         if self.pflop is not None and spent.pflop >= self.pflop:
             return f"the budget of {self.pflop:g} PFLOP is used up"
-        if self.gco2 is not None and spent.unmeasured > 0:
-            return f"the budget of {self.gco2:g} gCO2e cannot be kept: the energy of a level is not known"
-        if self.gco2 is not None and spent.kwh * self.intensity >= self.gco2:
-            return f"the budget of {self.gco2:g} gCO2e is used up"
+        if self.gco2 is not None:
+            kwh = spent.energy(self.power)
+            if kwh is None:
+                return f"the budget of {self.gco2:g} gCO2e cannot be kept: no level has an energy figure"
+            if kwh * self.intensity >= self.gco2:
+                return f"the budget of {self.gco2:g} gCO2e is used up"
         return None
 
 

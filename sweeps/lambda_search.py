@@ -92,7 +92,10 @@ class LambdaSearch:
         return [trial for point in sorted(self.asked) for trial in self.curves(point)]
 
     def outlook(self) -> Outlook:
-        """The fewest and the most levels that the search can still need."""
+        """The fewest and the most levels that the search can still need. `plan` tells before when it is over."""
+        if self.answer is not None and not self._run_to_the_end(self.answer):
+            there = {spec: len(levels) for spec, levels in self.trials()}
+            return Outlook(fewest=there, most=there, trials={spec: (n, n) for spec, n in there.items()})
         thresholds = self.judge.thresholds()
         standings = [
             [

@@ -88,6 +88,7 @@ class Launch:
         """Say what would run and what it would cost, and run and write nothing; returns the exit status."""
         common = self.common
         paces = Paces(common, turns=5, seconds=2.0)
+        self.source.plan()
         found = plan.forecast(common.store, self.source.outlook(), paces)
         notes = [*paces.notes, *PLAN_NOTES, f"{common.cost.intensity:g} gCO2e/kWh, PUE {energy.PUE:g}"]
         if common.json is not None:
@@ -104,14 +105,16 @@ class Launch:
 
     def run(self, heading: str) -> None:
         """Run what the source asks for until it asks for none or the budget is used up, and set `outcome`."""
-        self.tracker.start()
         self.say(f"{heading}; sweep {self.common.sweep}, store {self.common.store.url}")
         if not self.source.plan():
+            self.tracker.start()
             return
+        # Before anything else runs: MLflow's thread and Ray would slow the timing.
         paces = Paces(self.common, turns=3, seconds=0.5)
         self.predicted = accounts.predict(self.common.store, self.source.outlook(), paces)
-        if self.common.cost.budget_gco2 is not None and self.predicted.fewest.kwh is None:
+        if self.common.cost.budget_gco2 is not None and self.predicted.power is None:
             self.refuse([f"budget_gco2: no energy figure can be had here ({'; '.join(paces.notes)})"])
+        self.tracker.start()
         cluster = self.common.cluster
         self.say("starting Ray" if cluster is None else f"joining the cluster of {cluster.path}")
         self.outcome = self._drive()
@@ -151,7 +154,10 @@ class Launch:
                 keep=common.keep,
                 listeners=listeners,
                 budget=driver_types.Budget(
-                    pflop=common.cost.budget_pflop, gco2=common.cost.budget_gco2, intensity=common.cost.intensity
+                    pflop=common.cost.budget_pflop,
+                    gco2=common.cost.budget_gco2,
+                    intensity=common.cost.intensity,
+                    power=self.predicted.power if self.predicted is not None else None,
                 ),
                 shared_storage=shared,
             )
@@ -256,7 +262,7 @@ class _Recorder:
     def level_finished(self, task: Task, metrics: dict[str, float], trained: bool) -> None:
         self.tracker.update([task.spec])
 
-    def ended(self, task: Task) -> None:
+    def ended(self, task: Task, by_budget: bool) -> None:
         self.tracker.update([task.spec])
 
     def failed(self, task: Task, reason: str) -> None:

@@ -82,12 +82,13 @@ class Progress:
             running = "; ".join(self._words(row) for row in self._rows.values())
             self.console.print(f"{self._state()} | {running}", soft_wrap=True, highlight=False)
 
-    def ended(self, task: Task) -> None:
+    def ended(self, task: Task, by_budget: bool) -> None:
         row = self._rows.pop(task.spec.trial_id, None)
         self.done += 1
         if row is not None:
             whole = row.level + 1 >= row.levels
-            how = "run to its end" if whole else f"given up at level {row.level}: its verdict is known"
+            why = "the budget is used up" if by_budget else "its verdict is known"
+            how = "run to its end" if whole else f"{'stopped' if by_budget else 'given up'} at level {row.level}: {why}"
             self.console.print(f"  done  {self._words(row)}  {how}", soft_wrap=True, highlight=False)
 
     def failed(self, task: Task, reason: str) -> None:

@@ -55,7 +55,7 @@ class Diary:
     def level_finished(self, task, metrics, trained):
         self.lines.append(("level", task.spec.trial_id, int(metrics["level"]), trained))
 
-    def ended(self, task):
+    def ended(self, task, by_budget):
         self.lines.append(("ended", task.spec.trial_id))
 
     def failed(self, task, reason):
