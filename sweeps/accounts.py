@@ -108,7 +108,10 @@ def comparison(predicted: Prediction, spent: Spent, intensity: float) -> dict[st
     return {
         "levels": {"predicted": ends(low.levels, high.levels), "measured": spent.levels},
         "pflop": {"predicted": ends(low.pflop, high.pflop), "measured": spent.pflop},
-        "pflop_real": {"predicted": ends(low.pflop_real, high.pflop_real), "measured": spent.pflop_real},
+        "pflop_real_all": {
+            "predicted": ends(low.pflop_real_all, high.pflop_real_all),
+            "measured": spent.pflop_real_all,
+        },
         "device_seconds": {"predicted": outer(low.seconds, high.seconds), "measured": spent.seconds},
         "energy_kwh": {
             "predicted": outer(low.kwh, high.kwh),

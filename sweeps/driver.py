@@ -118,7 +118,7 @@ def _run_trial(config: dict[str, Any]) -> None:
                 "trained": trained,
                 "pflop": record.pflop,
                 "pflop_teacher": record.pflop_teacher,
-                "pflop_real": record.pflop_real + record.pflop_real_teacher + record.pflop_real_evaluation,
+                "pflop_real_all": record.pflop_real + record.pflop_real_teacher + record.pflop_real_evaluation,
                 "kwh": record.measured["energy"]["kwh"],
             }
         )

@@ -78,7 +78,7 @@ class Spent:
     """Trainings, by the paper's convention."""
     pflop_teacher: float = 0.0
     """Teachers' forward passes, by the paper's convention."""
-    pflop_real: float = 0.0
+    pflop_real_all: float = 0.0
     """All real operations: trainings, teachers' passes, evaluations."""
     seconds: float = 0.0
     """Of a device, or of the part of it that a trial has."""
@@ -97,7 +97,7 @@ class Spent:
     def add(self, level: Mapping[str, Any]) -> None:
         """Add a level that was trained; its `kwh` is None where its energy is not known."""
         self.keys.add(level["key"])
-        for name in ("pflop", "pflop_teacher", "pflop_real", "seconds"):
+        for name in ("pflop", "pflop_teacher", "pflop_real_all", "seconds"):
             setattr(self, name, getattr(self, name) + level[name])
         if level["kwh"] is None:
             self.unmeasured += 1

@@ -90,9 +90,9 @@ class Launch:
         paces = Paces(common, turns=5, seconds=2.0)
         self.source.plan()
         found = plan.forecast(common.store, self.source.outlook(), paces)
-        notes = [*paces.notes, *PLAN_NOTES, f"{common.cost.intensity:g} gCO2e/kWh, PUE {energy.PUE:g}"]
+        notes = [*paces.notes, *PLAN_NOTES, f"{common.reading.intensity:g} gCO2e/kWh, PUE {energy.PUE:g}"]
         if common.json is not None:
-            figures = plan_view.as_json(found, common.cost.intensity)
+            figures = plan_view.as_json(found, common.reading.intensity)
             form = {"schema": plan_view.SCHEMA, "plan": {"sweep": common.sweep, "notes": notes} | figures}
             if str(common.json) == "-":
                 print(json.dumps(form, indent=2, ensure_ascii=False))
@@ -100,7 +100,7 @@ class Launch:
             _write_json(common.json, form)
         self.say(f"{heading}; sweep {common.sweep}, store {common.store.url}")
         self.say("PLAN: nothing is run and nothing is written" + (" but the JSON file" if common.json else ""))
-        plan_view.show(self.console, found, common.cost.intensity, notes)
+        plan_view.show(self.console, found, common.reading.intensity, notes)
         return 0
 
     def run(self, heading: str) -> None:
@@ -156,7 +156,7 @@ class Launch:
                 budget=driver_types.Budget(
                     pflop=common.cost.budget_pflop,
                     gco2=common.cost.budget_gco2,
-                    intensity=common.cost.intensity,
+                    intensity=common.reading.intensity,
                     power=self.predicted.power if self.predicted is not None else None,
                 ),
                 shared_storage=shared,
@@ -235,7 +235,7 @@ class Launch:
         """What this run was predicted to cost and what it did (None when nothing ran), and what the sweep saved."""
         spent, run = self.outcome.spent, None
         if self.predicted is not None:
-            run = accounts.comparison(self.predicted, spent, self.common.cost.intensity)
+            run = accounts.comparison(self.predicted, spent, self.common.reading.intensity)
         return {"run": run, "saved": accounts.saved(self.common.store, trials, spent)}
 
     def say(self, line: str) -> None:

@@ -36,8 +36,6 @@ class CostOptions:
     """Stated pace of a trial's device in real TFLOP/s, slowest and fastest; None: timed on this machine."""
     watts: float | None
     """Power of the device that `rate` is stated for."""
-    intensity: float
-    """Of the electricity, in gCO2e/kWh."""
     budget_pflop: float | None
     """By the paper's convention, for the levels that this run trains; None: no limit."""
     budget_gco2: float | None
@@ -177,6 +175,7 @@ def read_common(reader: Reader, sweep: str) -> Common:
             labels=reader.word("deciding_labels", ("clean", "noisy")),
             patience=reader.number("patience", "int", 1, "a whole number from 1", 3),
             min_drop=reader.number("min_drop", "float", 0, "a number from 0", 0.02),
+            intensity=reader.number("carbon_intensity", "float", 0, "a number from 0", energy.WORLD_INTENSITY),
         ),
         json=_read_json(reader),
         picture=picture.absolute(),
@@ -217,7 +216,6 @@ def _read_cost(reader: Reader) -> CostOptions:
         plan=reader.namespace.plan,
         rate=(rates[0], rates[-1]) if rates else None,
         watts=watts,
-        intensity=reader.number("carbon_intensity", "float", 0, "a number from 0", energy.WORLD_INTENSITY),
         budget_pflop=reader.number("budget_pflop", "float", _TINY, "above 0"),
         budget_gco2=reader.number("budget_gco2", "float", _TINY, "above 0"),
     )

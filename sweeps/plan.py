@@ -122,7 +122,7 @@ class Bill:
     """Trainings, by the paper's convention."""
     pflop_teacher: float = 0.0
     """Teachers' forward passes, by the paper's convention."""
-    pflop_real: float = 0.0
+    pflop_real_all: float = 0.0
     """All real operations: trainings, teachers' passes, evaluations."""
     seconds: Span | None = (0.0, 0.0)
     """Of a device, or of the part of it that a trial has."""
@@ -134,7 +134,7 @@ class Bill:
             again=self.again + other.again,
             pflop=self.pflop + other.pflop,
             pflop_teacher=self.pflop_teacher + other.pflop_teacher,
-            pflop_real=self.pflop_real + other.pflop_real,
+            pflop_real_all=self.pflop_real_all + other.pflop_real_all,
             seconds=_sum(self.seconds, other.seconds),
             kwh=_sum(self.kwh, other.kwh),
         )
@@ -157,7 +157,7 @@ def bill(job: Job, pace: PaceOf) -> Bill:
         again=job.again,
         pflop=paid.pflop * job.share,
         pflop_teacher=paid.pflop_teacher * job.share,
-        pflop_real=real,
+        pflop_real_all=real,
         seconds=seconds,
         kwh=None if least is None or largest is None else (least, largest),
     )
@@ -220,7 +220,7 @@ def forecast(store: Store, outlook: Outlook, pace: PaceOf) -> Forecast:
     return Forecast(
         fewest=_side(work(store, outlook.fewest), pace),
         most=_side(work(store, outlook.most), pace),
-        rows=tuple(sorted(made, key=lambda row: (-row.most.pflop_real, -row.fewest.pflop_real, row.name))),
+        rows=tuple(sorted(made, key=lambda row: (-row.most.pflop_real_all, -row.fewest.pflop_real_all, row.name))),
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdd_core import curve
-from sdd_core.curve import LevelRecord, Summary
+from sdd_core.curve import PFLOPS, LevelRecord, Summary
+from sdd_core.energy import WORLD_INTENSITY, grams
 from sdd_core.spec import TrialSpec
 from sdd_core.store import is_complete
 
@@ -17,11 +18,13 @@ Trial = tuple[TrialSpec, list[LevelRecord]]
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a curve is read: the labels that decide, and early stopping. In no key, so it can be changed afterwards."""
+    """How curves are read: labels that decide, early stopping, CO2. In no key, so it can be changed afterwards."""
 
     labels: str = "clean"
     patience: int = 3
     min_drop: float = 0.02
+    intensity: float = WORLD_INTENSITY
+    """Of the electricity, in gCO2e/kWh."""
 
     def summary(self, levels: Sequence[LevelRecord]) -> Summary:
         """A curve's figures, read this way."""
@@ -43,7 +46,9 @@ def trial_json(spec: TrialSpec, levels: list[LevelRecord], reading: Reading) -> 
         "best_val_accuracy": figures.best.accuracy if spec.decided_on == "validation" else None,
         "test_accuracy_at_best": figures.best.test_accuracy,
         "sparsity_at_best": figures.best.sparsity,
-        "pflop": figures.pflop,
+        **{name: getattr(figures, name) for name in (*PFLOPS, "seconds", "energy_kwh", "energy_source")},
+        "energy_note": figures.energy_note,
+        "co2_g": grams(figures.energy_kwh, reading.intensity),
         "test_dip": figures.test_dip,
         "test_rebound": figures.test_rebound,
         "early_stop": {

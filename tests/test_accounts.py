@@ -1,0 +1,237 @@
+"""What a run was predicted to cost and did cost, its budget, what the sweep saved, and the pace on this machine."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from sdd_core import calibration, cost, recipes
+from sdd_core.calibration import Pace, calibrate
+from sdd_core.spec import TeacherRef
+from sweeps import accounts, options
+from sweeps.accounts import Paces, Prediction, comparison, comparison_lines, saved, saved_line
+from sweeps.driver_types import Budget, Spent
+from sweeps.plan import Bill
+from tests.fakes import fake_levels
+
+BASE = recipes.digits_lenet().replace(target_sparsity=0.67, data_seed=0)  # 6 levels
+CURVE = [0.9, 0.91, 0.88, 0.87, 0.7, 0.5]
+
+
+def spent(*levels):
+    """What levels cost, each as (PFLOP, seconds, kWh or None)."""
+    found = Spent()
+    for number, (pflop, seconds, kwh) in enumerate(levels):
+        figures = {"pflop": pflop, "pflop_teacher": 0.0, "pflop_real_all": 2 * pflop, "seconds": seconds, "kwh": kwh}
+        found.add({"key": f"{number}"} | figures)
+    return found
+
+
+# --- budgets ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "levels", "used_up"),
+    [
+        ({}, [(9, 9, 9)], None),
+        ({"pflop": 2.0}, [], None),
+        ({"pflop": 2.0}, [(1.9, 1, None)], None),
+        ({"pflop": 2.0}, [(1, 1, None), (1, 1, None)], "the budget of 2 PFLOP is used up"),
+        ({"gco2": 1.0}, [(9, 1, 0.009)], None),  # 100 g a kWh
+        ({"gco2": 1.0}, [(9, 1, 0.005), (9, 1, 0.005)], "the budget of 1 gCO2e is used up"),
+        ({"gco2": 1.0}, [(9, 1, 0.005), (9, 0.9, None)], None),  # the others' power
+        ({"gco2": 1.0}, [(9, 1, 0.005), (9, 1, None)], "the budget of 1 gCO2e is used up"),
+        ({"gco2": 1.0}, [(9, 1, None)], "the budget of 1 gCO2e cannot be kept: no level has an energy figure"),
+        ({"gco2": 1.0, "power": 0.005}, [(9, 1, None)], None),  # the predicted power
+        ({"gco2": 1.0, "power": 0.005}, [(9, 1, None), (9, 1, None)], "the budget of 1 gCO2e is used up"),
+        ({"gco2": 1.0}, [(9, 0.0, 0.0)], None),
+        ({"pflop": 1.0, "gco2": 1.0}, [(1, 1, 1.0)], "the budget of 1 PFLOP is used up"),
+    ],
+)
+def test_when_a_budget_is_used_up(limits, levels, used_up):
+    assert Budget(**limits, intensity=100.0).used_up(spent(*levels)) == used_up
+
+
+# --- prediction and measurement -----------------------------------------------------------
+
+PREDICTED = Prediction(
+    fewest=Bill(levels=2, pflop=2.0, pflop_real_all=4.0, seconds=(1.0, 3.0), kwh=(0.1, 0.3)),
+    most=Bill(levels=5, pflop=5.0, pflop_real_all=10.0, seconds=(2.0, 9.0), kwh=(0.2, 0.9)),
+)
+BLIND = Prediction(fewest=Bill(kwh=None), most=Bill(kwh=None))
+
+
+def test_each_quantity_is_compared_with_its_widest_range():
+    form = comparison(PREDICTED, spent((1.5, 2.0, 0.25), (1.5, 2.0, 0.25)), 100.0)
+    assert form["levels"] == {"predicted": {"low": 2, "high": 5}, "measured": 2}
+    assert form["pflop"] == {"predicted": {"low": 2.0, "high": 5.0}, "measured": 3.0}
+    assert form["device_seconds"] == {"predicted": {"low": 1.0, "high": 9.0}, "measured": 4.0}
+    assert form["energy_kwh"] == {"predicted": {"low": 0.1, "high": 0.9}, "measured": 0.5, "levels_without_figure": 0}
+    assert form["co2_g"] == {"predicted": {"low": 10.0, "high": 90.0}, "measured": 50.0}
+    assert PREDICTED.power == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "levels", "ends"),
+    [
+        (PREDICTED, [(1, 2, 0.25)], ["0.1 – 0.9 kWh, 10 – 90 g CO2e", "0.25 kWh, 25 g CO2e"]),  # noqa: RUF001
+        (
+            PREDICTED,
+            [(1, 2, 0.25), (1, 2, None)],
+            [
+                "0.1 – 0.9 kWh, 10 – 90 g CO2e",  # noqa: RUF001
+                "0.5 kWh, 50 g CO2e (estimated for 1 levels without a figure, from the others)",
+            ],
+        ),
+        (PREDICTED, [(1, 2, None)], ["0.1 – 0.9 kWh, 10 – 90 g CO2e", "- kWh, - g CO2e"]),  # noqa: RUF001
+        (
+            Prediction(fewest=Bill(kwh=None), most=Bill(kwh=None)),
+            [(1, 2, None)],
+            ["0 device-seconds"] + ["2 device-seconds"],
+        ),
+    ],
+)
+def test_what_is_not_known_is_said(predicted, levels, ends):
+    lines = comparison_lines(comparison(predicted, spent(*levels), 100.0))
+    assert all(line.endswith(end) for line, end in zip(lines, ends, strict=True)), lines
+
+
+# --- what was saved -----------------------------------------------------------------------
+
+
+def trial(store, spec, levels=6):
+    fake_levels(store, spec, CURVE[:levels])
+    return spec, store.curve(spec)
+
+
+def test_what_a_sweep_saved(store):
+    """Fake levels cost 0.001 PFLOP each; those left out by giving up what the real network would."""
+    further = BASE.replace(prune_fraction=0.4)  # shares the dense level of 4
+    trials = [trial(store, BASE), trial(store, further), trial(store, BASE.replace(weight_decay=0.1), 4)]
+    now = spent()
+    now.keys = {record.key for record in trials[0][1]}
+    found = saved(store, trials, now)
+    assert found["shared"] == {"levels": 1, "pflop": pytest.approx(0.001)}
+    assert found["found"] == {"levels": 3 + 4, "pflop": pytest.approx(0.007)}
+    each = cost.level_cost(BASE, 1, cost.Sizes(train=1000, val=287, test=300)).pflop
+    assert found["given_up"] == {"levels": 2, "pflop": pytest.approx(2 * each)}
+    said = saved_line(found)
+    assert said.startswith("not trained: 7 levels (0.007 PFLOP) were in the store; 1 levels (0.001 PFLOP) are shared")
+
+
+@pytest.mark.parametrize(("level", "taught"), [("dense", 1), (2, 3), ("pruned", 6)])
+def test_a_teacher_is_shared_by_its_students(store, level, taught):
+    fake_levels(store, BASE, CURVE)
+    ref = TeacherRef(trial=BASE, level=level)
+    students = [BASE.replace(teacher=ref, alpha=alpha) for alpha in (0.1, 0.5, 0.9)]
+    trials = [trial(store, spec) for spec in students]
+    assert saved(store, trials, spent())["shared"]["levels"] == 2 * taught
+    assert saved(store, trials, spent())["found"]["levels"] == 18 + taught
+    assert saved(store, [*trials, trial(store, BASE)], spent())["shared"]["levels"] == 2 * taught + taught
+
+
+def test_nothing_saved_is_not_said(store):
+    trials = [trial(store, BASE)]
+    now = spent()
+    now.keys = {record.key for record in trials[0][1]}
+    assert saved_line(saved(store, trials, now)) == ""
+
+
+# --- paces --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def common(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def make(*arguments):
+        parser = options.Parser(prog="test")
+        options.add_common_flags(parser, "test")
+        reader = options.Reader(parser.parse_args(arguments))
+        found = options.read_common(reader, "test")
+        assert reader.faults == []
+        return found
+
+    return make
+
+
+def test_a_stated_rate_is_taken_and_nothing_is_timed(common, monkeypatch):
+    monkeypatch.setattr(accounts, "calibrate", None)
+    paces = Paces(common("--plan", "--device-rate", "2", "4", "--device-watts", "100"), turns=1, seconds=0.1)
+    assert paces(BASE) == Pace(slowest=2, fastest=4, source="stated", watts=100, watts_from="--device-watts")
+    paces = Paces(common("--plan", "--device-rate", "3"), turns=1, seconds=0.1)
+    found = paces(BASE)
+    assert (found.slowest, found.fastest, found.watts) == (3, 3, None)
+    assert "no power is known (--device-watts was not given)" in paces.notes[0]
+
+
+def test_each_network_is_timed_once(common, monkeypatch):
+    timed = []
+    monkeypatch.setattr(accounts, "calibrate", lambda spec, **given: timed.append(spec.model_options))
+    paces = Paces(common("--plan"), turns=1, seconds=0.1)
+    small = BASE.replace(model_options=(("hidden1", 32),))
+    for spec in (BASE, BASE.replace(weight_decay=0.1, seed=4), small, BASE.replace(label_noise=0.0), small):
+        paces(spec)
+    assert timed == [BASE.model_options, small.model_options]
+
+
+def test_what_asks_for_a_gpu_has_no_pace_where_there_is_none(common, monkeypatch):
+    monkeypatch.setattr(accounts.torch.cuda, "is_available", lambda: False)
+    paces = Paces(common("--plan", "--gpus-per-trial", "1"), turns=1, seconds=0.1)
+    assert paces(BASE) is None
+    assert "give --device-rate" in paces.notes[0]
+
+
+@pytest.fixture
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(calibration, "_METER_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_the_pace_of_a_real_network_is_found_and_leaves_nothing_behind(tiny):
+    before = calibration.torch.get_num_threads()
+    state = calibration.torch.random.get_rng_state()
+    found = calibrate(tiny(teacher=TeacherRef(trial=tiny(), level="dense"), alpha=0.5), turns=2, seconds=0.05)
+    assert 0 < found.slowest <= found.fastest
+    assert found.watts_from
+    assert calibration.torch.get_num_threads() == before
+    assert calibration.torch.equal(calibration.torch.random.get_rng_state(), state)
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_a_pace_is_a_levels_real_operations_over_its_time(tiny, monkeypatch):
+    """A microsecond and two for an image's training, half for its evaluation."""
+    monkeypatch.setattr(calibration, "_times", lambda *given: ([1e-6, 2e-6], [0.5e-6, 0.5e-6]))
+    spec = tiny(epochs=7)
+    found = calibrate(spec, turns=2)
+    paid = cost.level_cost(spec, 1, cost.Sizes(train=1151, val=287, test=359))
+    evaluation = 0.5e-6 * 1797
+    least, largest = found.seconds(paid.pflop_real + paid.pflop_real_evaluation)
+    assert (least, largest) == pytest.approx((7 * 1151 * 1e-6 + evaluation, 7 * 1151 * 2e-6 + evaluation))
+    assert dataclasses.replace(found, watts=1000.0).kwh(3600.0) == pytest.approx(1.58)
+    assert dataclasses.replace(found, watts=None).kwh(3600.0) is None
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(1151, 128), (100, 128), (1151, 1000)])
+def test_what_is_timed_are_whole_turns_of_real_steps(tiny, monkeypatch, images, batch_size):
+    """By a clock that gives each step its images in seconds, so the turns are known exactly."""
+    spec, seen = tiny(batch_size=batch_size), [0.0]
+    held = calibration.data.load(spec, calibration.torch.device("cpu"))
+    part = calibration._part(held.train, images)
+    model = calibration.models.build(spec, held.image_shape, held.classes)
+    batches = calibration.data.epoch_batches
+
+    def counted(*given):
+        for batch in batches(*given):
+            seen[0] += len(batch[0])
+            yield batch
+
+    monkeypatch.setattr(calibration.data, "epoch_batches", counted)
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: seen[0])
+    monkeypatch.setattr(calibration, "_evaluation_seconds", lambda model, part: float(len(part)))
+    weights = [value.clone() for value in model.parameters()]
+    trained, evaluated = calibration._times(model, part, spec, 3, 10_000.0)
+    assert trained == pytest.approx([1.0] * 3)
+    assert evaluated == pytest.approx([1.0] * 3)
+    kept = [(new == old) | (new == 0) for new, old in zip(model.parameters(), weights, strict=True)]
+    assert all(bool(same.all()) for same in itertools.chain(kept))
