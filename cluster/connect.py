@@ -379,7 +379,7 @@ def _alive_addresses(settings: ClusterSettings, address: str) -> list[str]:
         nodes = GcsClient(address=address).get_all_node_info(timeout=REACH_SECONDS * 3).values()
     except AuthenticationError:
         raise ClusterError(f"cluster {settings.name!r} at {address} refused the token: {TOKEN_HELP}") from None
-    except Exception as error:
+    except Exception as error:  # whoever answers on that port, and however
         raise ClusterError(
             f"cluster {settings.name!r}: what answers at {address} is no Ray head of version {ray.__version__} "
             f"({type(error).__name__}: {error})"
@@ -475,7 +475,7 @@ def _probe_nodes(store_url: str, token: str, timeout: float) -> list[str]:
             from sdd_core.store import Store
 
             return None if Store(url).read_probe(probe) else "does not see there what this process wrote"
-        except Exception as error:
+        except Exception as error:  # any backend's own error is this node's answer
             return f"cannot read it ({type(error).__name__}: {error})"
 
     task = ray.remote(num_cpus=0, max_retries=0)(look)
@@ -488,7 +488,7 @@ def _probe_nodes(store_url: str, token: str, timeout: float) -> list[str]:
     for answer in answered:
         try:
             fault = ray.get(answer)
-        except Exception as error:
+        except Exception as error:  # a node without this package, or that has died: its answer too
             fault = f"cannot run anything ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
         if fault:
             faults.append(f"store {store_url!r}: node {asked[answer]} {fault}")

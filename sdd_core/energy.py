@@ -210,11 +210,13 @@ class Meter:
 
     def energy(self, began: float, ended: float) -> dict[str, Any]:
         """`account` of what the meter has said by now."""
-        self._listen()
+        status = self._child.poll() if self._child is not None else None
+        try:
+            self._listen()
+        except Exception as error:  # whatever it is, it is no reason to end a trial
+            self._give_up(f"the meter cannot be read ({type(error).__name__}: {error})")
         if self._child is not None:
-            status = self._child.poll()
             if status is not None:
-                self._listen()  # what it wrote last
                 self._give_up(f"the meter ended with status {status}")
             elif time.monotonic() - self._heard > PATIENCE:
                 self._give_up(f"the meter said nothing for {PATIENCE:g} s")

@@ -142,9 +142,9 @@ class JointAnswer:
         )
 
     def _table(self, form: dict[str, Any]) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 1))
-        names = ("", "λ", "α", "τ", self.rule.shape, f"best {form['decided_on']}", "test", "at sparsity", "PFLOP")
-        for title in names:
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 1))
+        decided = "test" if form["decided_on"] == "test" else "val."
+        for title in ("", "λ", "α", "τ", f"{self.rule.shape} %", f"best {decided} %", "test %", "sparsity %", "PFLOP"):
             table.add_column(title, justify="left" if title == "" else "right", no_wrap=True)
         table.add_row(VANILLA, f"{form['vanilla']['weight_decay']:g}", "-", "-", *_cells(form["vanilla"]))
         points = {self._point(point): point for point in form["points"]}
@@ -162,4 +162,4 @@ def _named(point: Point) -> str:
 
 def _cells(figures: dict[str, Any]) -> list[str]:
     names = ("median_dip", "best_accuracy", "test_accuracy_at_best", "sparsity_at_best")
-    return [*(f"{100 * figures[name]:.1f} %" for name in names), f"{figures['pflop']:.2e}"]
+    return [*(f"{100 * figures[name]:.1f}" for name in names), f"{figures['pflop']:.2e}"]

@@ -245,6 +245,7 @@ FAULTS = {
     "raises_later": "ValueError: counter gone",
     "exits_later": "the meter ended with status 70",
     "hangs_later": "the meter said nothing for",
+    "scrambles": "the meter cannot be read (JSONDecodeError",
     "is_not_there": "the meter ended with status 1",
 }
 

@@ -36,6 +36,16 @@ def tiny(**changes):
     return base.replace(**changes)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quiet_mlflow():
+    """MLflow reads how loud it is when it is imported, which another file's tests may have done before."""
+    logger = logging.getLogger("mlflow")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(before)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A store with two finished trials, and their specs."""

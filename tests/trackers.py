@@ -1,5 +1,6 @@
 """What may stand in carbontracker's place, named as module:function to the meter's process."""
 
+import contextlib
 import os
 import socket
 import threading
@@ -91,6 +92,14 @@ def steady_then_exits(kind, gpu):
     """One sample, then the process is gone."""
     readings = iter([100.0])
     return Steady(lambda: next(readings, None) or os._exit(70))
+
+
+def scrambles(kind, gpu):
+    """Writes into every file that the process has open."""
+    for descriptor in range(3, 20):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"what is this\n")
+    return steady(kind, gpu)
 
 
 def calls_home(kind, gpu):
