@@ -87,7 +87,7 @@ def test_each_quantity_is_compared_with_its_widest_range():
         (
             Prediction(fewest=Bill(kwh=None), most=Bill(kwh=None)),
             [(1, 2, None)],
-            ["0 device-seconds"] + ["2 device-seconds"],
+            ["0 device-seconds", "2 device-seconds"],
         ),
     ],
 )

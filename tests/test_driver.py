@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from sdd_core import recipes
+from sdd_core import cost, recipes
 from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store, determined, is_complete
-from sweeps.driver_types import Task
+from sweeps.driver_types import Budget, Task
 
 TINY = recipes.digits_lenet().replace(
     epochs=1, model_options=(("hidden1", 32), ("hidden2", 16)), target_sparsity=0.5
@@ -56,13 +56,13 @@ class Diary:
         self.lines.append(("level", task.spec.trial_id, int(metrics["level"]), trained))
 
     def ended(self, task, by_budget):
-        self.lines.append(("ended", task.spec.trial_id))
+        self.lines.append(("stopped" if by_budget else "ended", task.spec.trial_id))
 
     def failed(self, task, reason):
         self.lines.append(("failed", task.spec.trial_id))
 
 
-def drive(store, specs, listener=None, width=2):
+def drive(store, specs, listener=None, width=2, budget=None):
     from sweeps import driver
 
     return driver.run(
@@ -71,6 +71,7 @@ def drive(store, specs, listener=None, width=2):
         resources=driver.Resources(cpus=1, gpus=0, width=width, threads=1),
         keep="dense_best_last",
         listeners=[listener or Diary()],
+        budget=budget,
     )
 
 
@@ -95,6 +96,30 @@ def test_a_level_that_two_trials_share_is_trained_once(tmp_path):
     keys = {key for spec, n in zip(specs, (5, 3, 7), strict=True) for key in itertools.islice(level_keys(spec), n)}
     assert outcome.spent.levels == len(keys) == 9
     assert len(list((tmp_path / "store" / "levels").rglob("*.json"))) == len(keys)
+
+
+def test_a_used_up_budget_ends_each_trial_with_its_level_and_the_next_run_goes_on(tmp_path):
+    store, calm, diary = Store(str(tmp_path / "store")), Store(str(tmp_path / "calm")), Diary()
+    specs = [TINY.replace(weight_decay=value) for value in (1e-4, 1e-3, 1e-2)]
+    level = cost.level_cost(TINY, 0, cost.Sizes(train=1151, val=287, test=359))
+    first = drive(store, specs, diary, budget=Budget(pflop=2.5 * level.pflop, intensity=0.0))
+    assert first.exhausted == f"the budget of {2.5 * level.pflop:g} PFLOP is used up"
+    assert first.failures == {}
+    assert 3 <= first.spent.levels <= 4  # two at once: the other one was in its level
+    assert first.spent.pflop == pytest.approx(first.spent.levels * level.pflop)
+    assert first.spent.pflop_real_all == pytest.approx(
+        first.spent.levels * (level.pflop_real + level.pflop_real_evaluation)
+    )
+    finished = sum(len(store.curve(spec)) for spec in specs)
+    assert finished == first.spent.levels == sum(line[0] == "level" for line in diary.lines)
+    assert {line[0] for line in diary.lines} == {"planned", "started", "level", "stopped"}
+    second = drive(store, specs)
+    assert second.exhausted is None
+    assert first.spent.keys.isdisjoint(second.spent.keys)
+    assert first.spent.levels + second.spent.levels == 15
+    drive(calm, specs)
+    for spec in specs:
+        assert [determined(r) for r in store.curve(spec)] == [determined(r) for r in calm.curve(spec)]
 
 
 def test_a_failing_trial_is_named_and_the_others_go_on(tmp_path):

@@ -53,6 +53,16 @@ def all_curves(folder):
     return {spec.trial_id: [determined(record) for record in store.curve(spec)] for spec in store.trials()}
 
 
+def answer_in(folder):
+    """The answer, without what was measured or depends on what this run still had to do."""
+    form = json.loads((folder / "answer.json").read_text())
+    assert set(form.pop("costs")) == {"run", "saved"}
+    for trial in form["settings"][0]["trials"]:
+        for name in ("seconds", "energy_kwh", "energy_source", "energy_note", "co2_g"):
+            del trial[name]
+    return form
+
+
 # --- bad input ----------------------------------------------------------------------------
 
 
@@ -80,6 +90,14 @@ def all_curves(folder):
         (["--cluster", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["--sweep", "a/b"], ["sweep 'a/b'"]),
         (["--validation-fraction", "0.001"], ["validation_fraction 0.001: leaves no image of 1438 to validate on"]),
+        (["--device-rate", "0"], ["device_rate 0.0: must be above 0"]),
+        (["--device-rate", "3", "1"], ["device_rate 3 1: must be one number, or the slowest and the fastest"]),
+        (["--device-rate", "1", "2", "3"], ["device_rate 1 2 3: must be one number"]),
+        (["--device-watts", "5"], ["device_watts 5.0: only with --device-rate"]),
+        (["--carbon-intensity", "-1"], ["carbon_intensity -1.0: must be a number from 0"]),
+        (["--budget-pflop", "0", "--budget-gco2", "x"], ["budget_pflop 0.0: must be above 0", "budget_gco2 'x'"]),
+        (["--json", "-"], ["json '-': only a plan goes to standard output"]),
+        (["--plan", "--dataset", "digits", "--label-noise", "2"], ["label_noise 2.0"]),
         (["--workers", "0"], ["workers 0: must be a whole number from 1"]),
         (["--alpha", "0.5"], ["alpha 0.5: needs a teacher"]),
         (["--teacher", "best"], ["teacher: teacher level 'best': allowed are dense, pruned and numbers from 0"]),
@@ -165,6 +183,74 @@ def test_the_answer(undisturbed):
     assert str(picture.relative_to(folder)) in said
 
 
+def test_what_it_cost_is_compared_with_what_was_predicted(undisturbed):
+    folder, said = undisturbed
+    costs = json.loads((folder / "answer.json").read_text())["costs"]
+    (setting,) = json.loads((folder / "answer.json").read_text())["settings"]
+    trained = levels_in(folder)
+    for name in ("levels", "pflop", "pflop_real_all"):
+        predicted, measured = costs["run"][name]["predicted"], costs["run"][name]["measured"]
+        assert predicted["low"] <= measured <= predicted["high"]
+    assert costs["run"]["levels"]["measured"] == trained
+    assert costs["run"]["pflop"]["measured"] == pytest.approx(sum(trial["pflop"] for trial in setting["trials"]))
+    assert costs["run"]["device_seconds"]["predicted"]["low"] > 0
+    left_out = sum(12 - trial["levels"] for trial in setting["trials"])
+    assert [costs["saved"][why]["levels"] for why in ("found", "shared", "given_up")] == [0, 0, left_out]
+    assert "\n  predicted  " in said
+    assert f"\n  measured   {trained} levels, " in said
+
+
+def test_a_plan_writes_and_runs_nothing(undisturbed, tmp_path, monkeypatch, capsys):
+    """Neither where nothing is, nor beside a finished sweep."""
+    import ray
+
+    folder, _ = undisturbed
+    for place in (tmp_path, folder):
+        monkeypatch.chdir(place)
+        before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+        assert (
+            lambda_opt.main([*MINI, "--plan", "--device-rate", "0.01", "0.02", "--device-watts", "50", "--json", "-"])
+            == 0
+        )
+        assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
+        assert not ray.is_initialized()
+        form = json.loads(capsys.readouterr().out)["plan"]
+        trained = form["levels_in_store"]["high"]
+        if place == tmp_path:
+            # The base's 12 levels and two more lambdas given up at once; all four lambdas to their ends.
+            assert (form["levels"], trained) == ({"low": 18, "high": 48}, 0)
+            assert form["co2_g"]["high"] > form["co2_g"]["low"] > 0
+        else:
+            assert (form["levels"], trained) == ({"low": 0, "high": 0}, levels_in(folder))
+
+
+def test_a_plan_on_the_terminal_and_in_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert lambda_opt.main([*MINI, "--plan", "--device-rate", "0.01", "--json", "plan.json"]) == 0
+    said = capsys.readouterr().out
+    assert "PLAN: nothing is run" in said
+    assert "no power is known (--device-watts was not given)" in said
+    assert json.loads(Path("plan.json").read_text())["plan"]["consumers"][0]["name"] == "λ=0.0001"
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_budget_ends_a_run_and_the_same_command_goes_on(undisturbed, tmp_path):
+    folder, _ = undisturbed
+    done = run(tmp_path, "--budget-pflop", "1e-6")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "the budget of 1e-06 PFLOP is used up: " in done.stdout
+    assert "\n  left undone: " in done.stdout
+    assert not (tmp_path / "answer.json").exists()
+    finished = levels_in(tmp_path)
+    assert 4 <= finished <= 6  # 2.7e-07 each, two at once
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"\n  {levels_in(folder) - finished} levels trained now" in done.stdout
+    assert f"not trained: {finished} levels" in done.stdout
+    assert all_curves(tmp_path) == all_curves(folder)
+    assert answer_in(tmp_path) == answer_in(folder)
+
+
 def test_mlflow_holds_the_sweep_and_its_trials(undisturbed):
     from mlflow.tracking import MlflowClient
 
@@ -182,16 +268,23 @@ def test_mlflow_holds_the_sweep_and_its_trials(undisturbed):
         history = client.get_metric_history(child.info.run_id, "val_accuracy")
         assert [(m.step, m.value) for m in history] == [(r.level, r.val_accuracy) for r in levels]
     assert [a.path for a in client.list_artifacts(parent.info.run_id)]
+    costs = json.loads((folder / "answer.json").read_text())["costs"]
+    assert parent.data.metrics["run_levels"] == costs["run"]["levels"]["measured"]
+    assert parent.data.metrics["run_pflop_predicted_high"] == costs["run"]["pflop"]["predicted"]["high"]
+    assert parent.data.metrics["saved_given_up_levels"] == costs["saved"]["given_up"]["levels"]
 
 
 def test_the_same_command_again_trains_nothing(undisturbed):
     folder, _ = undisturbed
-    before, answer = levels_in(folder), (folder / "answer.json").read_text()
+    before, answer = levels_in(folder), answer_in(folder)
     done = run(folder)
     assert done.returncode == 0
     assert "\n  0 levels trained now" in done.stdout
     assert levels_in(folder) == before
-    assert (folder / "answer.json").read_text() == answer
+    assert answer_in(folder) == answer
+    costs = json.loads((folder / "answer.json").read_text())["costs"]
+    assert costs["run"] is None
+    assert costs["saved"]["found"]["levels"] == before
 
 
 def kill(driver, everything):
@@ -223,7 +316,7 @@ def test_killed_at_random_points_and_run_again(undisturbed, tmp_path, everything
     assert done.returncode == 0, done.stdout + done.stderr
     folder, _ = undisturbed
     assert all_curves(tmp_path) == all_curves(folder)
-    assert (tmp_path / "answer.json").read_text() == (folder / "answer.json").read_text()
+    assert answer_in(tmp_path) == answer_in(folder)
 
 
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path):

@@ -11,6 +11,7 @@ from sdd_core.calibration import Pace
 from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store
 from sweeps.driver_types import Outlook
+from sweeps.outlook import to_the_end
 from sweeps.plan import Bill, bill, forecast, sizes, total, work
 from sweeps.plan_view import SCHEMA, as_json, span
 from tests.fakes import fake_levels
@@ -192,6 +193,14 @@ def test_a_forecast_puts_the_largest_consumers_first_and_names_teachers(store):
     assert (found.fewest.trials, found.most.trials) == (2, 3)
     assert (found.fewest.bill.levels, found.most.bill.levels) == (11, 17)
     assert found.most.found == 1
+
+
+def test_a_sweep_that_runs_every_trial_to_its_end(store):
+    """What a sweep of given trials plans, with their teacher."""
+    specs = [student("pruned", alpha=alpha) for alpha in (0.1, 0.9)]
+    found = forecast(store, to_the_end([(spec, store.curve(spec)) for spec in specs]), lambda spec: PACE)
+    assert found.fewest == found.most
+    assert (found.most.trials, found.most.bill.levels) == (3, 18)
 
 
 def test_json_of_a_forecast(store):
