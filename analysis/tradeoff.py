@@ -112,6 +112,8 @@ class _Run:
     spec: TrialSpec
     complete: bool
     summary: Summary | None
+    only_teaches: bool
+    """Whether it was run as far as its students need it and no further: nobody waits for its other levels."""
 
     def point(self, mode: str) -> Point | None:
         """What this trial gives in a mode, or None when its curve does not say yet."""
@@ -132,12 +134,26 @@ def tradeoffs(
     the early-stopping rule. Pure.
     """
     runs: dict[str, list[_Run]] = {}
+    needed = _levels_needed([spec for spec, _ in trials])
     for spec, curve in trials:
         summary = summarise(curve, labels=labels, patience=patience, min_drop=min_drop) if curve else None
-        runs.setdefault(setting_id(spec), []).append(_Run(spec, is_complete(list(curve), spec), summary))
+        complete = is_complete(list(curve), spec)
+        only_teaches = not complete and len(curve) <= needed.get(spec.trial_id, -1)
+        runs.setdefault(setting_id(spec), []).append(_Run(spec, complete, summary, only_teaches))
     names = setting_labels([spec for spec, _ in trials])
     answers = [_setting_tradeoff(key, names[key], group, labels) for key, group in runs.items()]
     return sorted(answers, key=lambda answer: (answer.label, answer.setting_id))
+
+
+def _levels_needed(specs: Sequence[TrialSpec]) -> dict[str, int]:
+    """How many levels of a teacher's trial (by trial_id) are needed; none of a pruned one, which needs all."""
+    needed: dict[str, int] = {}
+    for spec in specs:
+        if spec.distilled and spec.teacher is not None and spec.teacher.level != "pruned":
+            levels = 1 if spec.teacher.level == "dense" else int(spec.teacher.level) + 1
+            teacher = spec.teacher.trial.trial_id
+            needed[teacher] = max(levels, needed.get(teacher, 0))
+    return needed
 
 
 def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], labels: str) -> SettingTradeoff:
@@ -161,11 +177,15 @@ def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], labels: str) -
 
 
 def _choose(by_lambda: dict[float, list[_Run]], mode: str) -> Choice | None:
-    """The best lambda of those of which every known seed has an answer; a lucky seed alone does not count."""
+    """The best lambda of those of which every known seed has an answer; a lucky seed alone does not count.
+
+    A trial that was only run as a teacher is no seed that an answer waits for.
+    """
     candidates: list[Choice] = []
-    for weight_decay, runs in by_lambda.items():
+    for weight_decay, known in by_lambda.items():
+        runs = [run for run in known if not run.only_teaches]
         points = [point for run in runs if (point := run.point(mode)) is not None]
-        if len(points) == len(runs):
+        if points and len(points) == len(runs):
             candidates.append(_over_seeds(weight_decay, runs, points, mode))
     if not candidates:
         return None
@@ -212,7 +232,9 @@ def _reason(choices: dict[str, Choice | None], runs: Sequence[_Run], lambdas: in
     ]
     if not missing:
         return None
-    return "; ".join(missing) + f" ({complete} of {len(runs)} curves are complete)."
+    teachers = sum(run.only_teaches for run in runs)
+    taught = f", {teachers} only as long as a teacher's has to be" if teachers else ""
+    return "; ".join(missing) + f" ({complete} of {len(runs)} curves are complete{taught})."
 
 
 # --- output ---------------------------------------------------------------------------------
