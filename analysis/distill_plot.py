@@ -16,12 +16,14 @@ from typing import Final, Literal
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.axes import DPI, GREY, chance_line, remaining_share, sparsity_axis
 from analysis.runs import Trial
 from sdd_core.curve import LevelRecord, best_level, dip, lift, shape_of
+from sdd_core.spec import TrialSpec
 
 VANILLA_COLOUR: Final = "#D55E00"
 # Okabe and Ito's. Levels asked for by number take the last ones, in turn.
@@ -92,13 +94,19 @@ def _panels(students: Sequence[Trial]) -> dict[str, list[_Line]]:
         f"α = {alpha:g}, τ = {temperature:g}": shared  # noqa: RUF001
         + [
             _Line(f"from level {level}" if isinstance(level, int) else f"from {level}", colours[level], "-", curves)
-            for level, curves in sorted(panel.items(), key=lambda item: str(item[0]).zfill(9))
+            for level, curves in sorted(panel.items(), key=lambda item: _order(item[0]))
         ]
         for (alpha, temperature), panel in sorted(found.items())
     }
 
 
+def _order(level: str | int) -> tuple[int, str]:
+    """Dense and pruned, then numbers."""
+    return (-1, level) if isinstance(level, str) else (level, "")
+
+
 def _draw_panel(axes: Axes, lines: Sequence[_Line], teacher: Trial | None, labels: str) -> None:
+    by_test = lines[0].curves[0][0].val_accuracy is None
     if teacher is not None and teacher[1]:
         _draw_teacher(axes, teacher[1], lines)
     handles = []
@@ -106,14 +114,13 @@ def _draw_panel(axes: Axes, lines: Sequence[_Line], teacher: Trial | None, label
         _draw_line(axes, line, labels)
         deciding = statistics.median(shape_of(curve, "dip", labels) for curve in line.curves)
         test = statistics.median(dip(lift([r.test_accuracy for r in c], c[0].chance)) for c in line.curves)
-        label = f"{line.name}: dip {100 * deciding:.1f} (test {100 * test:.1f})"
-        if line.curves[0][0].val_accuracy is None:
-            label = f"{line.name}: dip {100 * deciding:.1f}"
+        label = f"{line.name}: {100 * deciding:.1f}" + ("" if by_test else f" ({100 * test:.1f})")
         handles.append(Line2D([], [], color=line.colour, linestyle=line.dashes, linewidth=2.2, label=label))
     sparsity_axis(axes, [remaining_share(record) for line in lines for curve in line.curves for record in curve])
     chance_line(axes, 100 * lines[0].curves[0][0].chance)
     axes.tick_params(labelleft=True)
-    axes.legend(handles=handles, loc="best", fontsize=9.5, framealpha=0.9)
+    key = axes.legend(handles=handles, loc="best", fontsize=9.5, framealpha=0.9, alignment="left")
+    key.set_title("dip on test, points" if by_test else "dip on validation (test), points", FontProperties(size=9.5))
 
 
 def _draw_line(axes: Axes, line: _Line, labels: str) -> None:
@@ -159,8 +166,13 @@ def _key(figure: Figure, *, several: bool, by_test: bool, teacher: Trial | None)
     best.set_label(f"best level{' of a seed' if several else ''}, {chosen}")
     handles.append(best)
     if teacher is not None and teacher[1]:
-        handles.append(Line2D([], [], color=TEACHER_COLOUR, linewidth=1.2, label="teacher"))
+        handles.append(Line2D([], [], color=TEACHER_COLOUR, linewidth=1.2, label=_teacher_name(teacher[0])))
         learnt = Line2D([], [], marker="D", markersize=7, markerfacecolor="white", markeredgecolor=GREY)
-        learnt.set(markeredgewidth=1.6, linestyle="none", label="its level learnt from")
+        learnt.set(markeredgewidth=1.6, linestyle="none", label="the teacher's level learnt from")
         handles.append(learnt)
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9.5, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9.5, frameon=False)
+
+
+def _teacher_name(spec: TrialSpec) -> str:
+    size = " ".join(f"{name}={value}" for name, value in spec.model_options)
+    return f"teacher: {spec.model} {size}, λ={spec.weight_decay:g}"

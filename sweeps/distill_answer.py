@@ -232,6 +232,7 @@ class DistillAnswer:
             table.add_column(title, no_wrap=True)
         for title in (f"dip {split}/test", "test acc. %", "sparsity %", "levels", "PFLOP", "+ teacher"):
             table.add_column(title, justify="right", no_wrap=True)
+        largest = max(row.pflop for row in self.rows)
         previous = None
         for row in self.rows:
             first = row.approach != previous
@@ -243,8 +244,7 @@ class DistillAnswer:
                 _with_deviation(row.test_accuracy, row.test_accuracy_std),
                 f"{100 * row.sparsity:.1f}",
                 f"{row.levels:.1f}",
-                f"{row.pflop:.3g}",
-                f"{row.pflop_full:.3g}",
+                *(f"{pflop:.2f}" if largest >= 10 else f"{pflop:.2e}" for pflop in (row.pflop, row.pflop_full)),
             )
         return table
 
