@@ -327,7 +327,8 @@ noise, recipe) and approach (teacher); within a group they differ in λ and seed
 How it chooses: per λ, the mean over its seeds of the best validation accuracy; the highest mean
 wins, ties go to the sparser. Test accuracy is only reported. A λ counts once all its known seeds
 have an answer: "run to the end" needs complete curves; "early stopping" needs curves on which the
-rule fired, or complete ones. With protocol=paper test decides, and the output says so.
+rule fired, or complete ones. A trial that was only run as far as its students need their teacher is
+no seed to wait for. With protocol=paper test decides, and the output says so.
 
 Costs are PFLOPs by the paper's convention: trainings of the chosen λ, not of the search for it.
 

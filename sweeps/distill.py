@@ -53,13 +53,12 @@ def _heading(options: Options) -> str:
     from analysis import runs
 
     settings = options.settings
-    swept = {"α": settings.alphas, "τ": settings.temperatures}  # noqa: RUF001
-    words = [f"{name} {' '.join(f'{value:g}' for value in values)}" for name, values in swept.items()]
-    words.append(f"each teacher of {' '.join(map(str, settings.levels))}")
-    count, seeds = len(settings.approaches), len(settings.seeds)
+    swept = {"α": settings.alphas, "τ": settings.temperatures, "teacher": settings.levels}  # noqa: RUF001
+    product = " × ".join(f"{name} {', '.join(map(str, values))}" for name, values in swept.items())  # noqa: RUF001
+    approaches, seeds = len(settings.approaches), len(settings.seeds)
     return (
-        f"distillation for {runs.setting_label(settings.student)}: vanilla, and {' with '.join(words)}: "
-        f"{count} approach{'es' if count > 1 else ''} with {seeds} seed{'s' if seeds > 1 else ''} each"
+        f"distillation for {runs.setting_label(settings.student)}: vanilla and {product}, "
+        f"{seeds} seed{'s' if seeds > 1 else ''} each: {seeds * approaches} students"
     )
 
 

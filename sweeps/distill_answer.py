@@ -263,8 +263,8 @@ class DistillAnswer:
         ]
         if self.best is not None:
             lines.append(
-                "+ teacher: with the teacher's forward passes, and its trainings, each level's shared equally by the "
-                f"{seeds * len(self.distilled)} students here that need it."
+                "+ teacher: with the teacher's forward passes, and its trainings: each level's is shared equally by "
+                f"those of the {seeds * len(self.distilled)} students here that need it."
             )
         return lines
 

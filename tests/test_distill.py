@@ -158,7 +158,7 @@ def test_the_table_says_what_was_found_and_how_it_is_counted(answer):
         "dense: level 0 (0.0 % sparse, test 85.0 %), pruned: level 1 (30.0 % sparse, test 90.0 %)",
         "test is only reported",
         "its teacher left out, as the paper does",
-        "shared equally by the 4 students here that need it",
+        "shared equally by those of the 4 students here that need it",
     ):
         assert text in said, said
     rows = [line.split() for line in said.splitlines()]
