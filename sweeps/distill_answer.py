@@ -209,6 +209,9 @@ class DistillAnswer:
             if record is not None
         )
         lines = [f"teacher: {trial.model} {size}, λ = {trial.weight_decay:g}, {_count(len(levels), 'level')}; {means}"]
+        known = [record.key for record in references.values() if record is not None]
+        if len(set(known)) < len(known):
+            lines.append("one level is meant twice, so its students are the same")
         if trial.trial_id in {vanilla.trial_id for vanilla in self.settings.trials(VANILLA)}:
             lines.append("the teacher is one of the vanilla students too")
         return lines
