@@ -54,12 +54,16 @@ def _heading(options: Options) -> str:
 
     settings = options.settings
     swept = {"α": settings.alphas, "τ": settings.temperatures, "teacher": settings.levels}  # noqa: RUF001
-    product = " × ".join(f"{name} {', '.join(map(str, values))}" for name, values in swept.items())  # noqa: RUF001
+    product = " × ".join(f"{name} {', '.join(map(_short, values))}" for name, values in swept.items())  # noqa: RUF001
     approaches, seeds = len(settings.approaches), len(settings.seeds)
     return (
         f"distillation for {runs.setting_label(settings.student)}: vanilla and {product}, "
         f"{seeds} seed{'s' if seeds > 1 else ''} each: {seeds * approaches} students"
     )
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _draw(options: Options, sweep: DistillSweep) -> None:
