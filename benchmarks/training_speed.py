@@ -3,11 +3,16 @@
     python benchmarks/training_speed.py                                            # digits, LeNet: 20 s
     python benchmarks/training_speed.py --dataset mnist --data-dir DIR             # 3 minutes
     python benchmarks/training_speed.py --device cuda --model resnet18 --dataset synthetic-cifar10
+    python benchmarks/training_speed.py --model vgg --model-options gamma=3 delta=3 --teacher resnet18 \
+        --teacher-options width=8 --augmentation flip_crop --dataset synthetic-cifar10 --images 640
 
-The three loops train the same pruned model with the same batches' size, optimiser and precision, one
-after another in turn; a ratio is the median over the turns. `bare`: float images normalised
-beforehand and in memory, default SGD, masks multiplied in. `common`: a torchvision-style data set
-of PIL images with ToTensor and Normalize behind a DataLoader in this process, otherwise as bare.
+The loops train the same pruned model with the same batches' size, optimiser, precision and switches of
+arithmetic, one after another in turn; a ratio is the median over the turns, `least` that of each loop's
+fastest turn. `bare`: float images normalised beforehand and in memory, default SGD, masks multiplied in.
+`common`: a torchvision-style data set of PIL images with ToTensor and Normalize behind a DataLoader in
+this process, otherwise as bare. Neither augments. `distilled`, with --teacher: train() with that
+network's logits (Eq. 1, alpha 0.8, temperature 10). `peak MB` is the most that a loop's first turn held
+beyond what the process held before the data; on a GPU, the most that was allocated.
 On a CPU the clock is this process's CPU seconds (one thread, no worker processes), which other
 programs disturb less than the wall's; `--clock wall` takes the wall's. `of matmul` is
 the share of the rate of a large float32 product measured in the same run that the step's arithmetic
@@ -20,7 +25,6 @@ import argparse
 import gzip
 import json
 import math
-import resource
 import statistics
 import sys
 import time
@@ -34,8 +38,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sdd_core import cost, data, models, pruning, recipes, training
-from sdd_core.spec import CHOICES, MODEL_OPTIONS, TrialSpec
+from sdd_core import cost, data, models, pruning, recipes, steps, training
+from sdd_core.spec import CHOICES, TeacherRef, TrialSpec
 
 Loop = Callable[[nn.Module, pruning.Masks], None]
 
@@ -60,8 +64,8 @@ def _split(images: np.ndarray, labels: np.ndarray, mean: float, std: float) -> d
 
 def _load(arguments: argparse.Namespace, spec: TrialSpec, device: torch.device) -> data.Split:
     if arguments.dataset == "digits":
-        return data.load(spec, device).train
-    if arguments.dataset == "mnist":
+        split = data.load(spec, device).train
+    elif arguments.dataset == "mnist":
         split = _mnist(arguments.data_dir)
     else:
         rng = np.random.default_rng(0)
@@ -137,18 +141,49 @@ def _matmul_rate(device: torch.device, clock: Callable[[], float]) -> float:
     return float(2 * size**3 / min(seconds))
 
 
-def _peak_memory(device: torch.device) -> float:
-    """MB: of the GPU since the last reset; of the whole process, libraries included, on a CPU."""
+_HIGH_WATER = Path("/proc/self/clear_refs")  # Linux: writing 5 makes the process's high-water mark begin anew
+
+
+def _begin_peak(device: torch.device) -> None:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _HIGH_WATER.exists():
+        _HIGH_WATER.write_text("5")
 
 
-def main() -> None:
-    """Measure and print one table and one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def _held(device: torch.device, peak: bool) -> float:
+    """MB: on a GPU what is allocated, or was at most; of the whole process on a CPU, NaN where that is not told."""
+    if device.type == "cuda":
+        return (torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)) / 1e6
+    if not _HIGH_WATER.exists():
+        return math.nan
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024 / 1e6
+
+
+def _options(pairs: list[str]) -> tuple[tuple[str, int | float | str], ...]:
+    """Model options from NAME=VALUE words."""
+
+    def value(word: str) -> int | float | str:
+        for kind in (int, float):
+            try:
+                return kind(word)
+            except ValueError:
+                continue
+        return word
+
+    return tuple((name, value(word)) for name, _, word in (pair.partition("=") for pair in pairs))
+
+
+def _parser() -> argparse.ArgumentParser:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", choices=tuple(models.BUILDERS), default="lenet")
+    parser.add_argument("--model-options", nargs="+", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--teacher", choices=tuple(models.BUILDERS), help="measure a distilled step too")
+    parser.add_argument("--teacher-options", nargs="+", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--augmentation", choices=CHOICES["augmentation"], default="none", help="of train() alone")
     parser.add_argument("--dataset", choices=("digits", "mnist", "synthetic-cifar10"), default="digits")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST's idx files are")
     parser.add_argument("--precision", choices=CHOICES["precision"], default="float32")
@@ -158,7 +193,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
     parser.add_argument("--skip-common", action="store_true")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure and print one table and one line of JSON."""
+    arguments = _parser().parse_args()
     device = torch.device(arguments.device)
     torch.set_num_threads(1)
 
@@ -170,12 +210,19 @@ def main() -> None:
 
     spec = recipes.digits_lenet().replace(
         model=arguments.model,
-        model_options=tuple(MODEL_OPTIONS[arguments.model].items()),
+        model_options=_options(arguments.model_options),
+        augmentation=arguments.augmentation,
         learning_rate=0.01,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         precision=arguments.precision,
     )
+    matmul = _matmul_rate(device, clock)
+    # What scikit-learn and torch set up when they are first used is not the loops' memory.
+    first = recipes.digits_lenet().replace(epochs=1)
+    network = models.build(first, (1, 8, 8), 10).to(device)
+    training.train(network, pruning.dense_masks(network), data.load(first, device).train, first, 0)
+    before = _held(device, peak=False)
     split = _load(arguments, spec, device)
     shape = tuple(split.images.shape[1:])
     model = models.build(spec, shape, 10).to(device)  # type: ignore[arg-type]
@@ -183,42 +230,49 @@ def main() -> None:
     masks = pruning.prune(weights, pruning.dense_masks(model), spec.prune_fraction, spec.criterion)
     initial = {name: value.clone() for name, value in model.state_dict().items()}
     operations = 6 * cost.operations_per_image(model, shape)  # type: ignore[arg-type]
+    plan = steps.step_plan(device.type, steps.capability(device), model, spec)
 
-    def ours(network: nn.Module, kept: pruning.Masks) -> None:
-        training.train(network, kept, split, spec, 1)
+    def make(name: str) -> Loop:
+        if name == "train()":
+            return lambda model, kept: training.train(model, kept, split, spec, 1)
+        if name != "distilled":
+            return _bare(split, spec) if name == "bare" else _common(split, spec)
+        teaching = spec.replace(model=arguments.teacher, model_options=_options(arguments.teacher_options))
+        teacher = models.build(teaching, shape, 10).to(device)  # type: ignore[arg-type]
+        student = spec.replace(teacher=TeacherRef(trial=teaching, level=0), alpha=0.8, temperature=10.0)
+        return lambda model, kept: training.train(model, kept, split, student, 1, teacher=teacher)
 
-    loops: dict[str, Loop] = {"train()": ours}
+    names = ["train()", *(["distilled"] if arguments.teacher else []), "bare"]
+    names += [] if arguments.skip_common else ["common"]
+    loops: dict[str, Loop] = {}
     peak: dict[str, float] = {}
     times: dict[str, list[float]] = {}
     images = len(split) * spec.epochs
     for turn in range(-1, arguments.repeats):  # turn -1 warms up, and sees each loop's memory before the next is made
-        for name in ("train()", "bare", "common"):
-            if name == "common" and arguments.skip_common:
-                continue
-            if name not in loops:
-                loops[name] = _bare(split, spec) if name == "bare" else _common(split, spec)
-            model.load_state_dict(initial)
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-            started = clock()
-            loops[name](model, masks)
+        for name in names:
             if turn < 0:
-                peak[name] = _peak_memory(device)
+                _begin_peak(device)
+                loops[name] = make(name)
+            model.load_state_dict(initial)
+            started = clock()
+            with steps.arithmetic(plan):
+                loops[name](model, masks)
+            if turn < 0:
+                peak[name] = _held(device, peak=True) - before
             else:
                 times.setdefault(name, []).append(clock() - started)
-    matmul = _matmul_rate(device, clock)
 
     print(f"{arguments.model} on {arguments.dataset}: {len(split)} images {shape}, batch {spec.batch_size}, ", end="")
     print(f"{spec.precision}, torch {torch.__version__}, {device}, {arguments.repeats} turns, ", end="")
     print(f"large product {matmul / 1e9:.1f} GFLOP/s, {operations / 1e6:.3f} MFLOP per image")
-    print("loop      images/s   ms/step   train() is   of matmul   peak MB")
-    steps = spec.epochs * math.ceil(len(split) / spec.batch_size)
+    print("loop       images/s   ms/step   train() is   least   of matmul   peak MB")
+    taken = spec.epochs * math.ceil(len(split) / spec.batch_size)
     for name, seconds in times.items():
-        median = statistics.median(seconds)
-        ratio = statistics.median(other / own for other, own in zip(seconds, times["train()"], strict=True))
+        median, own = statistics.median(seconds), times["train()"]
+        ratio = statistics.median(other / ours for other, ours in zip(seconds, own, strict=True))
         print(
-            f"{name:8s} {images / median:9.0f} {1e3 * median / steps:9.3f} {ratio:8.2f} times"
-            f"{operations * images / median / matmul:11.2f} {peak[name]:9.0f}"
+            f"{name:9s} {images / median:9.0f} {1e3 * median / taken:9.3f} {ratio:6.2f} times"
+            f"{min(seconds) / min(own):8.2f}{operations * images / median / matmul:12.2f} {peak[name]:9.0f}"
         )
     print(json.dumps({"seconds": times, "matmul": matmul, "operations_per_image": operations, "peak_mb": peak}))
 

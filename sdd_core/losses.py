@@ -47,7 +47,7 @@ def label_targets(labels: Tensor, classes: int, alpha: float) -> Tensor:
 
 def teacher_targets(logits: Tensor, alpha: float, temperature: float) -> Tensor:
     """alpha tau softmax(t / tau): the teacher's part of the targets, (n, C), in float32 or wider."""
-    return torch.softmax(_wide(logits) / temperature, dim=1).mul_(alpha * temperature)
+    return _softmax(_wide(logits) / temperature).mul_(alpha * temperature)
 
 
 def gradient(logits: Tensor, targets: Tensor, alpha: float, temperature: float) -> Tensor:
@@ -56,10 +56,15 @@ def gradient(logits: Tensor, targets: Tensor, alpha: float, temperature: float) 
     `targets` (n, C) is the sum of `label_targets` and, unless alpha is 0, `teacher_targets`.
     """
     logits = _wide(logits.detach())
-    outputs = torch.softmax(logits, dim=1)
+    outputs = _softmax(logits)
     if alpha > 0:
-        outputs.mul_(1 - alpha).add_(torch.softmax(logits / temperature, dim=1), alpha=alpha * temperature)
-    return outputs.sub_(targets).div_(len(logits))
+        outputs.mul_(1 - alpha).add_(_softmax(logits / temperature), alpha=alpha * temperature)
+    return outputs.sub_(targets).mul_(1 / len(logits))
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Over the classes, (n, C). A CPU does many images at once; along a row of ten it takes five times as long."""
+    return torch.softmax(logits.t(), dim=0).t()
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import itertools
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -119,10 +120,15 @@ def _how_to_get(name: str, root: Path) -> str:
     return f"get it with: python -m sdd_core.download {name} --data-dir {root}"
 
 
-def _read(name: str, root: Path, folder: str, files: Files, or_else: str = "") -> dict[str, bytes]:
-    """The files' uncompressed content; raises `DataError` naming every one that is missing or damaged."""
-    contents: dict[str, bytes] = {}
-    missing, damaged = [], []
+def _read(
+    name: str, root: Path, folder: str, files: Files, take: Callable[[Path, bytes], None], or_else: str = ""
+) -> None:
+    """Give each file's uncompressed content to `take`, one after another: no two are held at once.
+
+    Raises `DataError` naming every file that is missing or damaged, by what `take` raises too.
+    """
+    missing: list[str] = []
+    damaged: list[str] = []
     for file, expected in files.items():
         try:
             content = _content(root / folder / file)
@@ -138,14 +144,17 @@ def _read(name: str, root: Path, folder: str, files: Files, or_else: str = "") -
                 f"dataset {name!r}: {root / folder / file} is not the published file ({fault}); delete it and "
                 + _how_to_get(name, root)
             )
-        contents[file] = content
+            continue
+        try:
+            take(root / folder / file, content)
+        except DataError as error:
+            damaged += error.faults
     faults = list(damaged)
     if missing:
         lacking = f"{root / folder} lacks {', '.join(missing)}{or_else}"
         faults.insert(0, f"dataset {name!r}: {lacking}; {_how_to_get(name, root)}")
     if faults:
         raise DataError(faults)
-    return contents
 
 
 def _content(path: Path) -> bytes:
@@ -165,9 +174,13 @@ def _damage(content: bytes, expected: File) -> str | None:
 
 
 def _idx_set(name: str, root: Path, folder: str, files: Files) -> Published:
-    contents = _read(name, root, folder, files)
-    arrays = [_idx(contents[file]) for file in files]
-    train_images, train_labels, test_images, test_labels = arrays
+    arrays: dict[str, NDArray[np.uint8]] = {}
+
+    def take(path: Path, content: bytes) -> None:
+        arrays[path.name] = _idx(content)
+
+    _read(name, root, folder, files, take)
+    train_images, train_labels, test_images, test_labels = (arrays[file] for file in files)
     return Published(
         train_images[:, None], train_labels.astype(np.int64), test_images[:, None], test_labels.astype(np.int64)
     )
@@ -192,15 +205,26 @@ def _cifar(
     if (root / python).is_dir() and not all((root / binary / file).exists() for file in files):
         return _cifar_python(name, root, python, python_version)
     or_else = f" (the official binary version), and {root / python} (torchvision's files) is not there"
-    contents = _read(name, root, binary, files, or_else)
-    *train, test = [_records(name, root / binary / file, content, classes) for file, content in contents.items()]
-    train_images, train_labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
-    return Published(train_images, train_labels, *test)
+    ends = np.cumsum([file.size // (_heads(classes) + _PIXELS) for file in files.values()]).tolist()
+    places = {file: slice(*ends_of) for file, ends_of in zip(files, itertools.pairwise([0, *ends]), strict=True)}
+    images, labels = np.empty((ends[-1], 3, 32, 32), np.uint8), np.empty(ends[-1], np.int64)
+
+    def take(path: Path, content: bytes) -> None:
+        images[places[path.name]], labels[places[path.name]] = _records(name, path, content, classes)
+
+    _read(name, root, binary, files, take, or_else)
+    train = ends[-2]
+    return Published(images[:train], labels[:train], images[train:], labels[train:])
+
+
+def _heads(classes: int) -> int:
+    """Bytes before an image's pixels: its class, and in CIFAR-100 its superclass before it."""
+    return 2 if classes == 100 else 1
 
 
 def _records(name: str, path: Path, content: bytes, classes: int) -> tuple[NDArray[np.uint8], Labels]:
-    """Records of the binary version: the class (CIFAR-100: superclass and class), then 3072 pixels (C, H, W)."""
-    heads = 2 if classes == 100 else 1
+    """Records of the binary version, the pixels (C, H, W) as a view: labels, then 3072 pixels."""
+    heads = _heads(classes)
     records = np.frombuffer(content, np.uint8).reshape(-1, heads + _PIXELS)
     labels = records[:, heads - 1].astype(np.int64)
     fit = bool((labels < classes).all())
@@ -208,7 +232,7 @@ def _records(name: str, path: Path, content: bytes, classes: int) -> tuple[NDArr
         fit = fit and bool((np.array(SUPERCLASSES)[labels] == records[:, 0]).all())
     if not fit:
         raise DataError([f"dataset {name!r}: {path} is damaged: it holds labels that are none of the data set's"])
-    return records[:, heads:].reshape(-1, 3, 32, 32).copy(), labels
+    return records[:, heads:].reshape(-1, 3, 32, 32), labels
 
 
 def _cifar_python(name: str, root: Path, folder: str, python_version: Any) -> Published:

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from sdd_core import augmentation, data, losses, pruning, steps
 from sdd_core.spec import DATASET_SHAPES, TrialSpec, stream
 
-_EVAL_BATCH: Final = 2048
-_GRADIENT_BATCH: Final = 256
+# Images at once in a pass over a whole split: more would need more memory than a training step does.
+_PASS_BATCH: Final = 256
 
 Schedule = Sequence[tuple[int, float]]  # (epoch, its learning rate) of each epoch that a level trains
 
@@ -109,8 +109,8 @@ def train(
 @torch.no_grad()
 def _add_teacher(targets: Tensor, teacher: nn.Module, split: data.Split, spec: TrialSpec, plan: steps.StepPlan) -> None:
     """Add the teacher's part to the targets (N, C) of a whole split, in place."""
-    for start in range(0, len(split), _EVAL_BATCH):
-        part = slice(start, start + _EVAL_BATCH)
+    for start in range(0, len(split), _PASS_BATCH):
+        part = slice(start, start + _PASS_BATCH)
         logits = steps.forward(teacher, split.inputs(part), plan)
         targets[part] += losses.teacher_targets(logits, spec.alpha, spec.temperature)
 
@@ -151,8 +151,8 @@ def gradients(model: nn.Module, split: data.Split) -> dict[str, Tensor]:
     model.eval()
     weights = pruning.prunable_weights(model)
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for start in range(0, len(split), _GRADIENT_BATCH):
-        part = slice(start, start + _GRADIENT_BATCH)
+    for start in range(0, len(split), _PASS_BATCH):
+        part = slice(start, start + _PASS_BATCH)
         loss = F.cross_entropy(model(split.inputs(part)), split.labels[part], reduction="sum") / len(split)
         for total, gradient in zip(sums.values(), torch.autograd.grad(loss, list(weights.values())), strict=True):
             total += gradient
@@ -178,8 +178,8 @@ def evaluate(model: nn.Module, split: data.Split, labelings: Mapping[str, Tensor
     correct = dict.fromkeys(labelings, 0)
     loss = dict.fromkeys(labelings, 0.0)
     with steps.arithmetic(steps.StepPlan()):
-        for start in range(0, len(split), _EVAL_BATCH):
-            part = slice(start, start + _EVAL_BATCH)
+        for start in range(0, len(split), _PASS_BATCH):
+            part = slice(start, start + _PASS_BATCH)
             logits = model(split.inputs(part)).float()
             finite = logits.isfinite().all(dim=1)
             for name, labels in labelings.items():
