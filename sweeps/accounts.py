@@ -56,11 +56,15 @@ class Paces:
             self._note(f"{spec.model}: asks for a GPU and there is none here to time it on; give --device-rate")
             return None
         options: dict[str, Any] = {"threads": self.common.threads, "turns": self.turns, "seconds": self.seconds}
-        if not (gpus > 0 and here):
-            return calibrate(spec, **options)
-        # In a process of its own, so that nothing of the GPU stays taken when the trials come.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as aside:
-            return aside.submit(calibrate, spec, device="cuda", gpu_share=min(1.0, gpus), **options).result()
+        try:
+            if not (gpus > 0 and here):
+                return calibrate(spec, **options)
+            # In a process of its own, so that nothing of the GPU stays taken when the trials come.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as aside:
+                return aside.submit(calibrate, spec, device="cuda", gpu_share=min(1.0, gpus), **options).result()
+        except Exception as error:  # a full GPU, a killed process: a sweep runs without its prediction
+            self._note(f"{spec.model}: could not be timed here ({type(error).__name__}: {error}); give --device-rate")
+            return None
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

@@ -183,6 +183,16 @@ def test_what_asks_for_a_gpu_has_no_pace_where_there_is_none(common, monkeypatch
     assert "give --device-rate" in paces.notes[0]
 
 
+def test_what_cannot_be_timed_costs_the_prediction_and_not_the_sweep(common, monkeypatch):
+    def fail(spec, **given):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(accounts, "calibrate", fail)
+    paces = Paces(common("--plan"), turns=1, seconds=0.1)
+    assert paces(BASE) is None
+    assert "could not be timed here (RuntimeError: out of memory)" in paces.notes[0]
+
+
 def test_a_gpu_is_timed_in_a_process_of_its_own(common, monkeypatch):
     """So that this one holds none of it when the trials come."""
     monkeypatch.setattr(accounts.torch.cuda, "is_available", lambda: True)
