@@ -1,11 +1,12 @@
 # From a bare checkout with only python3:
-#   make demo   the main job on the embedded default: digits, LeNet-300-100, half of the labels noisy
-#   make test   lint, types and the test suite
+#   make demo           the main job on the embedded default: digits, LeNet-300-100, half of the labels noisy
+#   make demo-distill   a student distilled from a dense and a pruned teacher, beside the vanilla one
+#   make test           lint, types and the test suite
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint test-all ui clean
+.PHONY: demo demo-distill test lint test-all ui clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,6 +17,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@mkdir -p results
 	$(BIN)/python sweeps/lambda_opt.py --json results/lambda_opt.json
+
+demo-distill: $(STAMP)
+	@mkdir -p results
+	$(BIN)/python sweeps/distill.py --teacher-model-options hidden1=1000 hidden2=300 \
+		--teacher-with weight_decay=0.0178 --json results/distill.json
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.plots import BASE_COLOUR, DPI, GREY, OPTIMUM_COLOUR
+from analysis.axes import DPI, GREY
+from analysis.plots import BASE_COLOUR, OPTIMUM_COLOUR
 
 
 class Place(NamedTuple):

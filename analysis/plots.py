@@ -23,25 +23,22 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from numpy.typing import NDArray
 
+from analysis.axes import DPI, GREY, HALO, chance_line, remaining_share, sparsity_axis
 from sdd_core.curve import LevelRecord, dip, early_stop, lift, phases
 from sdd_core.spec import TrialSpec, setting_id
 from sdd_core.store import is_complete
 
 Colour = str | tuple[float, float, float, float]
 
-SIZE: Final = (10.0, 6.0)  # inches
-DPI: Final = 144  # 1440 x 864 pixels
-SPARSITY_TICKS: Final = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.998, 0.9998)
+SIZE: Final = (10.0, 6.0)  # inches: 1440 x 864 pixels
 # Black for λ = 0, which a log scale has no place for; the base and λ_opt wear Okabe and Ito's
 # vermilion and blue where colour does not say λ.
 ZERO_COLOUR: Final = "#000000"
 BASE_COLOUR: Final = "#D55E00"
 OPTIMUM_COLOUR: Final = "#0072B2"
-GREY: Final = "#444444"
-HALO: Final = "white"
 # More depths than this, written out, would hide the curves.
 _MAX_DEPTHS: Final = 6
 
@@ -123,8 +120,7 @@ def plot_curves(
 def _seed(spec: TrialSpec, curve: Sequence[LevelRecord], labels: str) -> _Seed:
     fractions = [record.deciding_accuracy(labels) for record in curve]
     return _Seed(
-        # An empty network has no place on a log scale: half a weight stands for none.
-        x=[max(record.remaining, 0.5) / max(record.prunable, 1) for record in curve],
+        x=[remaining_share(record) for record in curve],
         deciding=[100 * value for value in fractions],
         test=[100 * record.test_accuracy for record in curve],
         chance=100 * curve[0].chance,
@@ -268,8 +264,8 @@ def _draw_main(
                       markeredgewidth=1.1, linestyle="none", zorder=8)  # fmt: skip
             bound = "" if mean.whole else "≥ "
             valleys.append(_Note(f"{bound}{depth:.1f}", [(x, y)], 9, marked, (6, 12), depth))
-    _sparsity_axis(axes, [x for group in seeds.values() for seed in group for x in seed.x])
-    _chance_line(axes, next(iter(seeds.values()))[0].chance)
+    sparsity_axis(axes, [x for group in seeds.values() for seed in group for x in seed.x])
+    chance_line(axes, next(iter(seeds.values()))[0].chance)
     _key(
         axes,
         several=any(len(group) > 1 for group in seeds.values()),
@@ -360,35 +356,13 @@ def _draw_test(axes: Axes, seeds: Mapping[float, Sequence[_Seed]], base: float |
         ends = Line2D([], [], marker="|", markersize=13, markeredgewidth=2.4, color=GREY, linestyle="none")
         ends.set_label("early stop ends")
         handles.append(ends)
-    _sparsity_axis(axes, [x for value in (base, optimum) if value is not None for s in seeds[value] for x in s.x])
+    sparsity_axis(axes, [x for value in (base, optimum) if value is not None for s in seeds[value] for x in s.x])
     axes.set_ylabel("test accuracy (%)")
     axes.tick_params(labelleft=True)
     axes.legend(handles=handles, loc="best", fontsize=9.5, framealpha=0.9)
 
 
-# --- axes -----------------------------------------------------------------------------------
-
-
-def _sparsity_axis(axes: Axes, remaining: Sequence[float]) -> None:
-    """Sparsity to the right, spread out by the log of what remains."""
-    lowest = min(min(remaining), 0.45)
-    axes.set_xscale("log")
-    axes.set_xlim(1.09, lowest / 1.12)
-    ticks = [sparsity for sparsity in SPARSITY_TICKS if 1 - sparsity >= lowest / 1.06]
-    axes.xaxis.set_major_locator(FixedLocator([1 - sparsity for sparsity in ticks]))
-    axes.xaxis.set_major_formatter(FixedFormatter([f"{100 * sparsity:g}" for sparsity in ticks]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("sparsity (%)")
-    axes.grid(True, color="#dddddd", linewidth=0.6, zorder=0)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _chance_line(axes: Axes, chance: float) -> None:
-    axes.axhline(chance, color="#777777", linewidth=0.9, linestyle=":", zorder=1)
-    axes.annotate("chance", (1.0, chance), xytext=(2, 3), textcoords="offset points", fontsize=8.5, color="#555555")
+# --- keys -----------------------------------------------------------------------------------
 
 
 def _key(axes: Axes, *, several: bool, zero: bool, given_up: bool, dips: str | None) -> None:

@@ -129,6 +129,8 @@ class _Run:
     spec: TrialSpec
     complete: bool
     summary: Summary | None
+    only_teaches: bool
+    """Whether it was run as far as its students need it and no further: nobody waits for its other levels."""
 
     def point(self, mode: str) -> Point | None:
         """What this trial gives in a mode, or None when its curve does not say yet."""
@@ -154,12 +156,26 @@ def tradeoffs(
     the early-stopping rule, `intensity` the gCO2e of a kWh. Pure.
     """
     runs: dict[str, list[_Run]] = {}
+    needed = _levels_needed([spec for spec, _ in trials])
     for spec, curve in trials:
         summary = summarise(curve, labels=labels, patience=patience, min_drop=min_drop) if curve else None
-        runs.setdefault(setting_id(spec), []).append(_Run(spec, is_complete(list(curve), spec), summary))
+        complete = is_complete(list(curve), spec)
+        only_teaches = not complete and len(curve) <= needed.get(spec.trial_id, -1)
+        runs.setdefault(setting_id(spec), []).append(_Run(spec, complete, summary, only_teaches))
     names = setting_labels([spec for spec, _ in trials])
     answers = [_setting_tradeoff(key, names[key], group, labels, intensity) for key, group in runs.items()]
     return sorted(answers, key=lambda answer: (answer.label, answer.setting_id))
+
+
+def _levels_needed(specs: Sequence[TrialSpec]) -> dict[str, int]:
+    """How many levels of a teacher's trial (by trial_id) are needed; none of a pruned one, which needs all."""
+    needed: dict[str, int] = {}
+    for spec in specs:
+        if spec.distilled and spec.teacher is not None and spec.teacher.level != "pruned":
+            levels = 1 if spec.teacher.level == "dense" else int(spec.teacher.level) + 1
+            teacher = spec.teacher.trial.trial_id
+            needed[teacher] = max(levels, needed.get(teacher, 0))
+    return needed
 
 
 def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], labels: str, intensity: float) -> SettingTradeoff:
@@ -183,11 +199,15 @@ def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], labels: str, i
 
 
 def _choose(by_lambda: dict[float, list[_Run]], mode: str, intensity: float) -> Choice | None:
-    """The best lambda of those of which every known seed has an answer; a lucky seed alone does not count."""
+    """The best lambda of those of which every known seed has an answer; a lucky seed alone does not count.
+
+    A trial that was only run as a teacher is no seed that an answer waits for.
+    """
     candidates: list[Choice] = []
-    for weight_decay, runs in by_lambda.items():
+    for weight_decay, known in by_lambda.items():
+        runs = [run for run in known if not run.only_teaches]
         points = [point for run in runs if (point := run.point(mode)) is not None]
-        if len(points) == len(runs):
+        if points and len(points) == len(runs):
             candidates.append(_over_seeds(weight_decay, runs, points, mode, intensity))
     if not candidates:
         return None
@@ -244,7 +264,9 @@ def _reason(choices: dict[str, Choice | None], runs: Sequence[_Run], lambdas: in
     ]
     if not missing:
         return None
-    return "; ".join(missing) + f" ({complete} of {len(runs)} curves are complete)."
+    teachers = sum(run.only_teaches for run in runs)
+    taught = f", {teachers} only as long as a teacher's has to be" if teachers else ""
+    return "; ".join(missing) + f" ({complete} of {len(runs)} curves are complete{taught})."
 
 
 # --- output ---------------------------------------------------------------------------------
@@ -362,7 +384,8 @@ noise, recipe) and approach (teacher); within a group they differ in λ and seed
 How it chooses: per λ, the mean over its seeds of the best validation accuracy; the highest mean
 wins, ties go to the sparser. Test accuracy is only reported. A λ counts once all its known seeds
 have an answer: "run to the end" needs complete curves; "early stopping" needs curves on which the
-rule fired, or complete ones. With protocol=paper test decides, and the output says so.
+rule fired, or complete ones. A trial that was only run as far as its students need their teacher is
+no seed to wait for. With protocol=paper test decides, and the output says so.
 
 Costs are of the trainings of the chosen λ, not of the search for it: PFLOPs by the paper's convention
 in the table, below it also real operations, device time, energy and CO2. CO2 is the energy in the store

@@ -138,24 +138,25 @@ def add_spec_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] =
             f"--{name}", metavar="NAME", default=default, help=f"one of {', '.join(CHOICES[name])} [{default}]"
         )
     for title, names in _GROUPS.items():
-        if title != "setting":
+        wanted = [name for name in names if name not in leave_out]
+        teacher = title == "approach" and "teacher" not in leave_out
+        if title != "setting" and (wanted or teacher):
             group = parser.add_argument_group(
                 title, _ABOUT[title] + " What is not given is the recipe's; in [] digits'."
             )
-        if title == "approach" and "teacher" not in leave_out:
+        if teacher:
             group.add_argument(
                 "--teacher",
                 metavar="LEVEL",
                 help="whom to distil from: dense, pruned (its best level) or a level's number",
             )
-            _add_teacher_flags(group)
-        for name in names:
-            if name not in leave_out:
-                _add_flag(group, name)
+            add_teacher_flags(group)
+        for name in wanted:
+            _add_flag(group, name)
 
 
-def _add_teacher_flags(group: Any) -> None:
-    """Flags that say whose level it is: a trial of its own recipe, on its student's data."""
+def add_teacher_flags(group: Any) -> None:
+    """Add the flags that say whose level it is: a trial of its own recipe, on its student's data."""
     add = group.add_argument
     add("--teacher-model", metavar="NAME", help="the teacher's architecture [the student's]")
     add("--teacher-model-options", metavar="NAME=VALUE", nargs="+", help="its size")
@@ -213,7 +214,8 @@ def read_spec(namespace: argparse.Namespace) -> tuple[TrialSpec, list[str]]:
         spec = recipe.replace(**changes)
     except SpecError as error:
         return recipe, faults + list(error.faults)
-    teacher, bad = read_teacher(namespace, spec, getattr(namespace, "teacher", None))
+    # A sweep over teachers has no such flag, and reads them itself.
+    teacher, bad = read_teacher(namespace, spec, namespace.teacher) if hasattr(namespace, "teacher") else (None, [])
     faults += bad
     if teacher is not None:
         alpha = {"alpha": DEFAULT_ALPHA} | alpha | {"teacher": teacher}

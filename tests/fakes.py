@@ -9,7 +9,7 @@ from sdd_core.store import is_complete
 PRUNABLE = 1000
 
 
-def fake_record(spec, level, accuracy, *, key=None, test=None):
+def fake_record(spec, level, accuracy, *, key=None, test=None, teacher=None):
     """A level record of a network of 1,000 weights; deciding, noisy and test accuracy are equal unless given."""
     remaining = PRUNABLE
     for _ in range(level):
@@ -41,7 +41,7 @@ def fake_record(spec, level, accuracy, *, key=None, test=None):
         pflop_real_evaluation=0.0001,
         sparse_multiply_adds=remaining,
         parent=None,
-        teacher=None,
+        teacher=teacher,
         weights=None,
         measured={"seconds": 0.1, "finished_at": 1.0},
     )

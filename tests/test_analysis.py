@@ -170,6 +170,35 @@ def test_settings_and_approaches_are_answered_apart():
     assert {setting.setting_id for setting in found.values()} == {setting_id(spec) for spec, _ in trials}
 
 
+# (seeds of the vanilla student, a teacher's level asked for, how many levels it has, seeds that the answer is over)
+TEACHING = [
+    ((0, 1), "dense", 1, 2),  # nobody waits for the rest of a teacher that needs no more
+    ((0, 1), 2, 3, 2),
+    ((0, 1), "dense", 2, None),  # it has gone on, so it is a seed like the others
+    ((0, 1), "pruned", 3, None),  # its students wait for its end
+    ((0, 1), "dense", 4, 3),  # complete, it is one of the seeds
+    ((), "dense", 1, None),
+]
+
+
+@pytest.mark.parametrize(("seeds", "level", "levels", "over"), TEACHING)
+def test_a_trial_that_was_only_run_as_a_teacher_is_no_seed_to_wait_for(seeds, level, levels, over):
+    teacher = BASE.replace(seed=9)
+    student = BASE.replace(teacher=TeacherRef(trial=teacher, level=level), alpha=0.8)
+    trials = [trial([0.8] * 4, seed=seed) for seed in seeds]
+    trials += [(teacher, records(teacher, [0.9] * levels)), (student, records(BASE, [0.7] * 4))]
+    found = {setting.setting_id: setting for setting in tradeoffs(trials)}
+    assert found[setting_id(student)].run_to_end is not None
+    vanilla = found[setting_id(BASE)]
+    if over is None:
+        assert vanilla.run_to_end is None
+        assert "run to the end: none of 1 λ has the curves of all its seeds complete" in vanilla.reason
+        assert ("1 only as long as a teacher's has to be" in vanilla.reason) == (seeds == ())
+    else:
+        assert (vanilla.run_to_end.seeds, vanilla.reason) == (over, None)
+        assert vanilla.run_to_end.deciding_accuracy == pytest.approx(0.8 if over == 2 else 2.5 / 3)
+
+
 def test_papers_protocol_decides_on_test_and_says_so():
     found = answer(
         trial([0.5] * 4, test=[0.7] * 4, protocol="paper", weight_decay=1e-3),
