@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -56,11 +56,15 @@ class Paces:
             self._note(f"{spec.model}: asks for a GPU and there is none here to time it on; give --device-rate")
             return None
         options: dict[str, Any] = {"threads": self.common.threads, "turns": self.turns, "seconds": self.seconds}
-        if not (gpus > 0 and here):
-            return calibrate(spec, **options)
-        # In a process of its own, so that nothing of the GPU stays taken when the trials come.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as aside:
-            return aside.submit(calibrate, spec, device="cuda", gpu_share=min(1.0, gpus), **options).result()
+        try:
+            if not (gpus > 0 and here):
+                return calibrate(spec, **options)
+            # In a process of its own, so that nothing of the GPU stays taken when the trials come.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as aside:
+                return aside.submit(calibrate, spec, device="cuda", gpu_share=min(1.0, gpus), **options).result()
+        except Exception as error:  # a full GPU, a killed process: a sweep runs without its prediction
+            self._note(f"{spec.model}: could not be timed here ({type(error).__name__}: {error}); give --device-rate")
+            return None
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
@@ -150,16 +154,20 @@ def comparison_lines(form: Mapping[str, Any]) -> list[str]:
 # --- what the sweep saved -----------------------------------------------------------------
 
 
-def saved(store: Store, trials: Iterable[Trial], spent: Spent) -> dict[str, dict[str, float]]:
+def saved(store: Store, trials: Sequence[Trial], spent: Spent) -> dict[str, dict[str, float]]:
     """Levels that did not have to be trained, with their PFLOP by the paper's convention, by the reason why.
 
     `found`: levels of the answer, its teachers' among them, that the store had before this run. `shared`:
     levels that several trials of the sweep need, counted for each trial but one; a teacher's levels are
-    needed by each of its students. `given_up`: levels between the end of a trial and its target sparsity.
+    needed by each of its students, and not by its own trial. `given_up`: levels between the end of a trial
+    and its target sparsity.
     """
     known: dict[str, LevelRecord] = {}
     found, shared, given_up = _Saving(), _Saving(), _Saving()
+    teachers = {spec.teacher.trial.trial_id for spec, _ in trials if spec.distilled and spec.teacher is not None}
     for spec, levels in trials:
+        if spec.trial_id in teachers:
+            continue
         for record in [*_taught_by(store, spec), *levels]:
             if record.key in known:
                 shared.add(record.pflop)
@@ -168,6 +176,7 @@ def saved(store: Store, trials: Iterable[Trial], spent: Spent) -> dict[str, dict
             last = levels[-1]
             sizes = cost.Sizes(train=last.train_size, val=last.val_size, test=last.test_size)
             given_up.add(cost.level_cost(spec, 1, sizes).pflop, whole_levels(spec, levels) - len(levels))
+    known |= {record.key: record for spec, levels in trials if spec.trial_id in teachers for record in levels}
     for key, record in known.items():
         if key not in spent.keys:
             found.add(record.pflop)

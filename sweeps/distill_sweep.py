@@ -12,7 +12,7 @@ from sdd_core.curve import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec
 from sdd_core.store import Store, is_complete
 from sweeps.driver_types import Outlook, Task
-from sweeps.outlook import whole_levels
+from sweeps.outlook import to_the_end
 from sweeps.trial_figures import Trial
 
 
@@ -93,8 +93,7 @@ class DistillSweep:
 
     def outlook(self) -> Outlook:
         """Every student to its end: fewest and most are alike."""
-        levels = {spec: whole_levels(spec, found) for spec, found in self.students()}
-        return Outlook(fewest=levels, most=levels, trials={spec: (count, count) for spec, count in levels.items()})
+        return to_the_end(self.students())
 
     def curves(self, approach: Approach) -> list[Trial]:
         """An approach's trials with their curves so far."""

@@ -113,11 +113,14 @@ class Launch:
         paces = Paces(self.common, turns=3, seconds=0.5)
         self.predicted = accounts.predict(self.common.store, self.source.outlook(), paces)
         if self.common.cost.budget_gco2 is not None and self.predicted.power is None:
-            self.refuse([f"budget_gco2: no energy figure can be had here ({'; '.join(paces.notes)})"])
+            stated = "state SDD_CPU_WATTS or SDD_GPU_WATTS, or --device-rate with --device-watts"
+            self.refuse([f"budget_gco2: no energy figure can be had here ({'; '.join(paces.notes)}); {stated}"])
         self.tracker.start()
         cluster = self.common.cluster
         self.say("starting Ray" if cluster is None else f"joining the cluster of {cluster.path}")
         self.outcome = self._drive()
+        if self.outcome.exhausted and not self.source.plan():
+            self.outcome.exhausted = None  # with the last level
 
     def _drive(self) -> Outcome:
         """Start or join Ray, then let the driver run."""

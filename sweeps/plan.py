@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from sdd_core import cost, data
 from sdd_core.calibration import Pace
 from sdd_core.curve import LevelRecord
-from sdd_core.spec import TrialSpec, level_keys, setting_id, snapshot_key
+from sdd_core.spec import TrialSpec, level_keys, snapshot_key
 from sdd_core.store import Store
 from sweeps.driver_types import Outlook
 from sweeps.outlook import whole_levels
@@ -202,7 +202,7 @@ class Forecast:
 
 def forecast(store: Store, outlook: Outlook, pace: PaceOf) -> Forecast:
     """What a sweep will still cost from what the store holds."""
-    several = len({setting_id(spec) for spec in outlook.trials}) > 1
+    several = len({(spec.model, spec.model_options, spec.dataset) for spec in outlook.trials}) > 1
     rows: dict[str, tuple[list[Job], list[Job]]] = {}
     for end in (0, 1):
         for job in work(store, {spec: ends[end] for spec, ends in outlook.trials.items()}).jobs.values():
@@ -236,6 +236,6 @@ def _side(needed: Work, pace: PaceOf) -> Side:
 
 
 def _row_name(spec: TrialSpec, *, teacher: bool, several: bool) -> str:
-    """What a row is called: its setting is said where it is a teacher's, or where there are several."""
+    """What a row is called: its network is said where it is a teacher's, or where there are several."""
     where = f"{spec.model} on {spec.dataset} " if teacher or several else ""
     return f"{'teacher ' if teacher else ''}{where}{name_without_seed(spec)}"

@@ -59,21 +59,28 @@ def show(console: Console, found: Forecast, intensity: float, notes: Sequence[st
     """The plan on one screen: the whole, then the largest consumers first, then what it rests on."""
     form = as_json(found, intensity)
     console.print(_whole(form))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
-    for title in ("largest first", "trials", "levels", "PFLOP", "device-hours"):
-        table.add_column(
-            title, justify="left" if title == "largest first" else "right", no_wrap=title != "largest first"
-        )
-    for row in form["consumers"][:ROWS_SHOWN]:
-        cells = (span(row["levels"], "{:.0f}"), span(row["pflop"]), span(_hours(row)))
-        table.add_row(row["name"], str(row["trials"]), *cells)
-    left_out = len(form["consumers"]) - ROWS_SHOWN
-    if left_out > 0:
-        table.add_row(f"and {left_out} more")
-    console.print()
-    console.print(table)
+    if form["consumers"]:
+        console.print()
+        console.print(_consumers(form["consumers"]))
     for note in notes:
         console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False, style="dim")
+
+
+def _consumers(rows: Sequence[dict[str, Any]]) -> Table:
+    """The largest consumers, each with the most that it can cost."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 2))
+    for title in ("largest first", "trials", "levels", "max PFLOP", "max hours"):
+        left = title == "largest first"
+        table.add_column(title, justify="left" if left else "right", no_wrap=not left)
+    for row in rows[:ROWS_SHOWN]:
+        hours = _hours(row)
+        most = "-" if hours is None else f"{hours['high']:.2g}"
+        table.add_row(
+            row["name"], str(row["trials"]), span(row["levels"], "{:.0f}"), f"{row['pflop']['high']:.2g}", most
+        )
+    if len(rows) > ROWS_SHOWN:
+        table.add_row(f"and {len(rows) - ROWS_SHOWN} more")
+    return table
 
 
 def _whole(form: dict[str, Any]) -> Table:

@@ -1,5 +1,8 @@
 """Levels that were never trained: records with given accuracies, for tests of what reads a store."""
 
+import os
+
+from sdd_core.calibration import Pace
 from sdd_core.curve import LevelRecord
 from sdd_core.store import is_complete
 
@@ -57,3 +60,8 @@ def fake_levels(store, spec, accuracies, *, give_up=None):
         if is_complete(curve, spec) or (give_up is not None and give_up.applies(curve)):
             break
     return made
+
+
+def fake_pace(spec, *, device, threads, gpu_share, **how):
+    """What `calibration.calibrate` returns, without timing anything: its fields say what it was asked, and where."""
+    return Pace(slowest=1.0, fastest=1.0, source=f"{device} {threads}", watts=gpu_share, watts_from=str(os.getpid()))

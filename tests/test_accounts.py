@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 
 import pytest
 
@@ -12,7 +13,7 @@ from sweeps import accounts, options
 from sweeps.accounts import Paces, Prediction, comparison, comparison_lines, saved, saved_line
 from sweeps.driver_types import Budget, Spent
 from sweeps.plan import Bill
-from tests.fakes import fake_levels
+from tests.fakes import fake_levels, fake_pace
 
 BASE = recipes.digits_lenet().replace(target_sparsity=0.67, data_seed=0)  # 6 levels
 CURVE = [0.9, 0.91, 0.88, 0.87, 0.7, 0.5]
@@ -127,7 +128,8 @@ def test_a_teacher_is_shared_by_its_students(store, level, taught):
     trials = [trial(store, spec) for spec in students]
     assert saved(store, trials, spent())["shared"]["levels"] == 2 * taught
     assert saved(store, trials, spent())["found"]["levels"] == 18 + taught
-    assert saved(store, [*trials, trial(store, BASE)], spent())["shared"]["levels"] == 2 * taught + taught
+    found = saved(store, [trial(store, BASE), *trials], spent())  # its own trial in the answer, too
+    assert [found[why]["levels"] for why in ("found", "shared", "given_up")] == [18 + 6, 2 * taught, 0]
 
 
 def test_nothing_saved_is_not_said(store):
@@ -180,6 +182,26 @@ def test_what_asks_for_a_gpu_has_no_pace_where_there_is_none(common, monkeypatch
     paces = Paces(common("--plan", "--gpus-per-trial", "1"), turns=1, seconds=0.1)
     assert paces(BASE) is None
     assert "give --device-rate" in paces.notes[0]
+
+
+def test_what_cannot_be_timed_costs_the_prediction_and_not_the_sweep(common, monkeypatch):
+    def fail(spec, **given):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(accounts, "calibrate", fail)
+    paces = Paces(common("--plan"), turns=1, seconds=0.1)
+    assert paces(BASE) is None
+    assert "could not be timed here (RuntimeError: out of memory)" in paces.notes[0]
+
+
+def test_a_gpu_is_timed_in_a_process_of_its_own(common, monkeypatch):
+    """So that this one holds none of it when the trials come."""
+    monkeypatch.setattr(accounts.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(accounts, "calibrate", fake_pace)
+    paces = Paces(common("--plan", "--gpus-per-trial", "0.25", "--threads", "3"), turns=1, seconds=0.1)
+    assert paces(BASE).watts == 0.25
+    assert paces(BASE).source == "cuda 3"
+    assert paces(BASE).watts_from != str(os.getpid())
 
 
 @pytest.fixture

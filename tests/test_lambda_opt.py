@@ -133,6 +133,15 @@ def test_bad_input_is_one_message_with_every_fault(arguments, faults, tmp_path, 
     assert not list(tmp_path.glob("*.db"))
 
 
+def test_a_budget_of_co2_without_an_energy_figure_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        lambda_opt.main([*MINI, "--budget-gco2", "5", "--device-rate", "0.01"])
+    assert stop.value.code == 2
+    assert "budget_gco2: no energy figure can be had here" in capsys.readouterr().err
+    assert not (tmp_path / "store" / "levels").exists()
+
+
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit) as stop:
         lambda_opt.main(["--help"])
