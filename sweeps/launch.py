@@ -211,13 +211,14 @@ class Launch:
         """Write down and show a finished sweep's answer; the picture must have been drawn.
 
         `form` is the answer for machines, `show` prints it for people; `metrics` and `tags` are the
-        parent run's in MLflow.
+        parent run's in MLflow. What this run cost is in MLflow and on the terminal, but not in the answer,
+        which is the same however many runs it took.
         """
         for trial, _ in trials:  # also those whose levels were all there already
             self.common.store.add_trial(trial, self.common.sweep)
         costs = self._costs(trials)
         if self.common.json is not None:
-            _write_json(self.common.json, dict(form) | {"costs": costs})
+            _write_json(self.common.json, form)
         self.console.print()
         show(self.console)
         complaint = self.tracker.finish(finals, {**metrics, **_flat(costs)}, tags, [self.common.picture])

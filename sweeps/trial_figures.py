@@ -32,7 +32,10 @@ class Reading:
 
 
 def trial_json(spec: TrialSpec, levels: list[LevelRecord], reading: Reading) -> dict[str, Any]:
-    """One trial's entry in an answer (README: what `--json` writes), without a search's verdict."""
+    """One trial's entry in an answer (README: what `--json` writes), without a search's verdict.
+
+    Nothing that was measured is in it: the same trial has the same entry, interrupted or not.
+    """
     figures = reading.summary(levels)
     return {
         "trial_id": spec.trial_id,
@@ -46,9 +49,7 @@ def trial_json(spec: TrialSpec, levels: list[LevelRecord], reading: Reading) -> 
         "best_val_accuracy": figures.best.accuracy if spec.decided_on == "validation" else None,
         "test_accuracy_at_best": figures.best.test_accuracy,
         "sparsity_at_best": figures.best.sparsity,
-        **{name: getattr(figures, name) for name in (*PFLOPS, "seconds", "energy_kwh", "energy_source")},
-        "energy_note": figures.energy_note,
-        "co2_g": grams(figures.energy_kwh, reading.intensity),
+        **{name: getattr(figures, name) for name in PFLOPS},
         "test_dip": figures.test_dip,
         "test_rebound": figures.test_rebound,
         "early_stop": {
@@ -63,7 +64,9 @@ def trial_json(spec: TrialSpec, levels: list[LevelRecord], reading: Reading) -> 
 
 
 def trial_metrics(spec: TrialSpec, levels: list[LevelRecord], reading: Reading) -> dict[str, float]:
-    """The numbers of `trial_json` in one flat row, named alike: a trial's final figures in MLflow."""
-    form = trial_json(spec, levels, reading)
+    """The numbers of `trial_json` in one flat row, named alike, and what was measured: final figures in MLflow."""
+    form, figures = trial_json(spec, levels, reading), reading.summary(levels)
     form |= {f"early_stop_{name}": value for name, value in form.pop("early_stop").items()}
+    form |= {"seconds": figures.seconds, "energy_kwh": figures.energy_kwh}
+    form["co2_g"] = grams(figures.energy_kwh, reading.intensity)
     return {name: float(value) for name, value in form.items() if isinstance(value, int | float)}
