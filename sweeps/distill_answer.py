@@ -9,11 +9,12 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from sdd_core import spec
+from sdd_core import curve, spec
 from sdd_core.curve import LevelRecord
+from sdd_core.energy import grams
 from sdd_core.spec import TrialSpec
 from sweeps import distill_figures
-from sweeps.distill_figures import MODES, Mode, Row, costs, levels_needed, teacher_shares
+from sweeps.distill_figures import MODES, Mode, Row, Shared, costs, levels_needed, shared_levels
 from sweeps.distill_sweep import VANILLA, Approach, DistillSweep
 from sweeps.trial_figures import Reading, trial_json, trial_metrics
 
@@ -37,8 +38,8 @@ class DistillAnswer:
         return [approach for approach in self.settings.approaches if approach != VANILLA]
 
     @cached_property
-    def shares(self) -> dict[str, float]:
-        """Each distilled student's part of the teacher's trainings, in PFLOP by the paper's convention."""
+    def shared(self) -> dict[str, Shared]:
+        """Each distilled student's part of the teacher's trainings."""
         teacher = self.sweep.teacher()
         if teacher is None:
             return {}
@@ -49,11 +50,11 @@ class DistillAnswer:
             if approach.level is not None
             for trial in self.settings.trials(approach)
         }
-        return teacher_shares(levels, needed)
+        return shared_levels(levels, needed)
 
     def row(self, approach: Approach, mode: Mode) -> Row:
         """An approach in one mode, over its seeds."""
-        return distill_figures.row(approach, mode, self.sweep.curves(approach), self.reading, self.shares)
+        return distill_figures.row(approach, mode, self.sweep.curves(approach), self.reading, self.shared)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -88,6 +89,7 @@ class DistillAnswer:
             "decided_on": self.student.decided_on,
             "deciding_labels": self.reading.labels,
             "tolerance": self.tolerance,
+            "carbon_intensity": self.reading.intensity,
             "teacher": self._teacher_json(),
             "best": None if self.best is None else _approach_json(self.best.approach),
             "summary": [self._row_json(row) for row in self.rows],
@@ -105,11 +107,13 @@ class DistillAnswer:
             return None
         trial, levels = held
         references = {approach.level: self.learnt_from(approach) for approach in self.distilled}
+        paid = curve.costs(levels)
         return {
             "trial_id": trial.trial_id,
             "spec": spec.to_json(trial),
             "levels_trained": len(levels),
-            "pflop": sum(record.pflop for record in levels),
+            **{name: getattr(paid, name) for name in ("pflop", "energy_kwh", "energy_source", "energy_note")},
+            "co2_g": grams(paid.energy_kwh, self.reading.intensity),
             "levels": [
                 {
                     "teacher": reference,
@@ -130,16 +134,15 @@ class DistillAnswer:
         return _approach_json(row.approach) | {"setting_id": setting_id} | figures | {"trial_ids": list(row.trial_ids)}
 
     def _trial_json(self, approach: Approach, trial: TrialSpec, levels: list[LevelRecord]) -> dict[str, Any]:
-        learnt_from, share = self.learnt_from(approach), self.shares.get(trial.trial_id, 0.0)
+        learnt_from, shared = self.learnt_from(approach), self.shared.get(trial.trial_id, ())
         return (
             trial_json(trial, levels, self.reading)
             | _approach_json(approach)
             | {
                 "teacher_level": None if learnt_from is None else learnt_from.level,
                 "teacher_key": None if learnt_from is None else learnt_from.key,
-                "pflop_teacher": sum(record.pflop_teacher for record in levels),
-                "pflop_teacher_share": share,
-                "costs": {mode: asdict(cost) for mode, cost in costs(levels, self.reading, share).items()},
+                "pflop_teacher_share": sum(record.pflop / students for record, students in shared),
+                "costs": {mode: asdict(cost) for mode, cost in costs(levels, self.reading, shared).items()},
             }
         )
 
@@ -151,8 +154,12 @@ class DistillAnswer:
         """Final metrics and tags of a student's run."""
         metrics = trial_metrics(trial, levels, self.reading)
         prefixes: dict[Mode, str] = {"run_to_end": "", "to_best": "to_best_", "early_stopping": "early_stop_"}
-        for mode, cost in costs(levels, self.reading, self.shares.get(trial.trial_id, 0.0)).items():
-            metrics |= {prefixes[mode] + name: float(value) for name, value in asdict(cost).items()}
+        for mode, cost in costs(levels, self.reading, self.shared.get(trial.trial_id, ())).items():
+            metrics |= {
+                prefixes[mode] + name: float(value)
+                for name, value in asdict(cost).items()
+                if isinstance(value, int | float)
+            }
         learnt_from = self.learnt_from(approach)
         tags = {"approach": str(approach)}
         if learnt_from is not None:
@@ -169,8 +176,9 @@ class DistillAnswer:
             tags["best"] = str(self.best.approach)
         metrics = {"tolerance": self.tolerance}
         for prefix, figures in named.items():
-            for name in ("dip", "test_dip", "test_accuracy", "sparsity", "pflop", "pflop_full"):
-                metrics[f"{prefix}_{name}"] = getattr(figures, name)
+            for name in ("dip", "test_dip", "test_accuracy", "sparsity", "pflop", "pflop_full", "co2_g", "co2_g_full"):
+                if getattr(figures, name) is not None:
+                    metrics[f"{prefix}_{name}"] = getattr(figures, name)
         return metrics, tags
 
     # --- for people -----------------------------------------------------------------------
@@ -233,7 +241,8 @@ class DistillAnswer:
         split = "test" if self.student.protocol == "paper" else "val"
         for title in ("teacher", "α", "τ", ""):
             table.add_column(title, no_wrap=True)
-        for title in (f"dip {split}/test", "test acc. %", "sparsity %", "levels", "PFLOP", "+ teacher"):
+        carbon = ["gCO2e"] if self._energy_known else []
+        for title in (f"dip {split}/test", "test %", "sparsity %", "levels", "PFLOP", "+ teacher", *carbon):
             table.add_column(title, justify="right", no_wrap=True)
         largest = max(row.pflop for row in self.rows)
         previous = None
@@ -248,6 +257,7 @@ class DistillAnswer:
                 f"{100 * row.sparsity:.1f}",
                 f"{row.levels:.1f}",
                 *(f"{pflop:.2f}" if largest >= 10 else f"{pflop:.2e}" for pflop in (row.pflop, row.pflop_full)),
+                *(["-" if row.co2_g_full is None else f"{row.co2_g_full:.2g}"] if carbon else []),
             )
         return table
 
@@ -269,7 +279,22 @@ class DistillAnswer:
                 "+ teacher: with the teacher's forward passes, and its trainings: each level's is shared equally by "
                 f"those of the {seeds * len(self.distilled)} students here that need it."
             )
-        return lines
+        return [*lines, self._energy_line()]
+
+    def _energy_line(self) -> str:
+        """What the table's CO2 is, and where it comes from."""
+        note = next((row.energy_note for row in self.rows if row.energy_note is not None), None)
+        if not self._energy_known:
+            return f"No energy and no CO2: {note}."
+        of = "gCO2e: of the levels as they ran"
+        if self.best is not None:
+            of += ", the teacher's forward passes in it, and that part of the teacher's trainings"
+        sources = " and ".join(sorted({row.energy_source for row in self.rows}))
+        return f"{of}; {sources}, at {self.reading.intensity:g} g/kWh{f' ({note})' if note else ''}."
+
+    @property
+    def _energy_known(self) -> bool:
+        return any(row.co2_g_full is not None for row in self.rows)
 
 
 def _approach_json(approach: Approach) -> dict[str, Any]:

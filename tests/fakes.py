@@ -9,9 +9,10 @@ from sdd_core.store import is_complete
 PRUNABLE = 1000
 
 
-def fake_record(spec, level, accuracy, *, key=None, test=None, teacher=None):
+def fake_record(spec, level, accuracy, *, key=None, test=None, teacher=None, kwh=None):
     """A level record of a network of 1,000 weights; deciding, noisy and test accuracy are equal unless given."""
     remaining = PRUNABLE
+    energy = {"kwh": kwh, "source": "estimated", "reason": None}
     for _ in range(level):
         remaining -= round(spec.prune_fraction * remaining)
     return LevelRecord(
@@ -43,18 +44,18 @@ def fake_record(spec, level, accuracy, *, key=None, test=None, teacher=None):
         parent=None,
         teacher=teacher,
         weights=None,
-        measured={"seconds": 0.1, "finished_at": 1.0},
+        measured={"seconds": 0.1, "finished_at": 1.0} | ({} if kwh is None else {"energy": energy}),
     )
 
 
-def fake_levels(store, spec, accuracies, *, give_up=None):
+def fake_levels(store, spec, accuracies, *, give_up=None, kwh=None):
     """Commit a trial's missing levels with these accuracies, as a worker would; returns how many were made."""
     made = 0
     curve = []
     for level, (key, accuracy) in enumerate(zip(store.level_keys(spec), accuracies, strict=False)):
         record = store.record(key)
         if record is None:
-            record, _ = store.commit(fake_record(spec, level, accuracy, key=key), {})
+            record, _ = store.commit(fake_record(spec, level, accuracy, key=key, kwh=kwh), {})
             made += 1
         curve.append(record)
         if is_complete(curve, spec) or (give_up is not None and give_up.applies(curve)):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import jsonschema
@@ -18,7 +19,7 @@ from sdd_core.spec import TrialSpec, setting_id, to_json
 from sdd_core.store import Store
 from sweeps import distill, launch
 from sweeps.distill_answer import DistillAnswer
-from sweeps.distill_figures import costs, levels_needed, teacher_shares
+from sweeps.distill_figures import costs, levels_needed, shared_levels
 from sweeps.distill_options import read_options
 from sweeps.distill_sweep import VANILLA, Approach, DistillSettings, DistillSweep
 from sweeps.driver_types import Outcome, Task
@@ -88,16 +89,34 @@ def test_a_teacher_that_is_a_vanilla_student_too_is_one_trial(store):
 # --- what it costs --------------------------------------------------------------------------
 
 
+def of_energy(kwh, reason=None):
+    """What a record measured."""
+    return {"energy": {"kwh": kwh, "source": "none" if kwh is None else "estimated", "reason": reason}}
+
+
 def test_the_modes_pay_up_to_where_they_end(make_record):
     values = [0.7, 0.9, 0.8, 0.8, 0.8, 0.95, 0.6, 0.6]
-    levels = [make_record(i, val_accuracy=value, pflop=1.0, pflop_teacher=0.25) for i, value in enumerate(values)]
-    found = costs(levels, READING, share=10.0)
+    cost = {"pflop": 1.0, "pflop_teacher": 0.25, "measured": of_energy(0.5)}
+    levels = [make_record(i, val_accuracy=value, **cost) for i, value in enumerate(values)]
+    teacher = [(make_record(0, pflop=20.0, measured=of_energy(8.0)), 2)]
+    found = costs(levels, Reading(intensity=100.0), teacher)
     # Early stopping ends at level 4, three below the best so far; the best of all is level 5.
     assert {mode: (cost.levels, cost.pflop, cost.pflop_full) for mode, cost in found.items()} == {
         "run_to_end": (8, 8.0, 20.0),
         "to_best": (6, 6.0, 17.5),
         "early_stopping": (5, 5.0, 16.25),
     }
+    best = found["to_best"]
+    assert (best.energy_kwh, best.energy_kwh_full, best.co2_g, best.co2_g_full) == (3.0, 7.0, 300.0, 700.0)
+    assert (best.energy_source, best.energy_note) == ("estimated", None)
+
+
+def test_an_unknown_energy_is_none_with_its_reason(make_record):
+    known, unknown = make_record(0, measured=of_energy(0.5)), make_record(1, measured=of_energy(None, "no meter"))
+    cost = costs([known], READING, [(unknown, 2)])["run_to_end"]
+    assert (cost.energy_kwh, cost.energy_kwh_full, cost.co2_g_full) == (0.5, None, None)
+    assert (cost.energy_source, cost.energy_note) == ("none", "1 of 2 levels: no meter")
+    assert costs([known, unknown], READING, [])["run_to_end"].co2_g is None
 
 
 NEEDED = [("dense", 5, 1), ("pruned", 5, 5), (0, 5, 1), (3, 5, 4), ("dense", 1, 1)]
@@ -110,20 +129,21 @@ def test_how_much_of_a_teacher_a_reference_needs(make_record, level, trained, ne
 
 def test_each_level_of_a_teacher_is_shared_by_those_who_need_it(make_record):
     """Two students of the dense teacher and one of the pruned: all pay for level 0, one for the rest."""
-    teacher = [make_record(i, pflop=6.0) for i in range(3)]
-    assert teacher_shares(teacher, {"a": 1, "b": 1, "c": 3}) == {"a": 2.0, "b": 2.0, "c": 14.0}
+    teacher = [make_record(i) for i in range(3)]
+    shared = shared_levels(teacher, {"a": 1, "b": 1, "c": 3})
+    assert {name: [(record.level, students) for record, students in part] for name, part in shared.items()} == {
+        "a": [(0, 3)],
+        "b": [(0, 3)],
+        "c": [(0, 3), (1, 1), (2, 1)],
+    }
 
 
-@given(
-    st.lists(st.integers(1, 100), min_size=1, max_size=8),
-    st.lists(st.integers(1, 8), min_size=1, max_size=6),
-)
-def test_shares_add_up_to_what_was_trained_for_them(pflops, needs):
-    teacher = [fake_record(TEACHER, i, 0.5) for i in range(len(pflops))]
-    for record, pflop in zip(teacher, pflops, strict=True):
-        object.__setattr__(record, "pflop", float(pflop))
-    shares = teacher_shares(teacher, {str(i): need for i, need in enumerate(needs)})
-    assert sum(shares.values()) == pytest.approx(sum(pflops[: max(needs)]))
+@given(st.integers(1, 8), st.lists(st.integers(1, 8), min_size=1, max_size=6))
+def test_the_parts_of_a_teacher_add_up_to_what_was_trained_for_them(trained, needs):
+    teacher = [fake_record(TEACHER, i, 0.5) for i in range(trained)]
+    shared = shared_levels(teacher, {str(i): need for i, need in enumerate(needs)})
+    paid = sum(Fraction(1, students) for part in shared.values() for _, students in part)
+    assert paid == min(trained, max(needs))
 
 
 # --- the answer, on curves that were never trained ------------------------------------------
@@ -133,13 +153,13 @@ def test_shares_add_up_to_what_was_trained_for_them(pflops, needs):
 def answer(store):
     """A finished sweep with the given accuracies; students of the pruned teacher are the best."""
 
-    def make(vanilla=DIPPING, dense=FALLING, pruned=BETTER, student=STUDENT, teacher_values=FALLING, **changes):
+    def make(vanilla=DIPPING, dense=FALLING, pruned=BETTER, teacher=FALLING, *, student=STUDENT, kwh=None, **changes):
         chosen = settings(student=student, teacher=student.replace(weight_decay=0.01), **changes)
-        fake_levels(store, chosen.teacher, teacher_values)
+        fake_levels(store, chosen.teacher, teacher, kwh=kwh)
         curves = {None: vanilla, "dense": dense, "pruned": pruned}
         for approach in chosen.approaches:
             for trial in chosen.trials(approach):
-                fake_levels(store, trial, curves[approach.level])
+                fake_levels(store, trial, curves[approach.level], kwh=kwh)
         return DistillAnswer(DistillSweep(chosen, store), "a-sweep", READING, tolerance=0.035)
 
     return make
@@ -160,6 +180,7 @@ def test_the_table_says_what_was_found_and_how_it_is_counted(answer):
         "test is only reported",
         "its teacher left out, as the paper does",
         "shared equally by those of the 4 students here that need it",
+        "No energy and no CO2: 5 of 5 levels: nothing was recorded.",
     ):
         assert text in said, said
     rows = [line.split() for line in said.splitlines()]
@@ -167,6 +188,19 @@ def test_the_table_says_what_was_found_and_how_it_is_counted(answer):
     # Level 1 is the best of five. The teacher's five levels: the first for four students, the others for two.
     assert ["to", "its", "best", "level", "91.0", "±", "0.0", "30.0", "2.0", "2.00e-03", "4.25e-03"] in rows
     assert all(len(line) <= 110 for line in said.splitlines() if "±" in line)
+
+
+def test_co2_is_shown_where_it_is_known(answer):
+    made = answer(kwh=0.01)
+    said = shown(made)
+    rows = [line.split() for line in said.splitlines()]
+    # Two levels of its own, a quarter of the teacher's first and halves of its other four: 4.25 times 4.45 g.
+    assert ["to", "its", "best", "level", "91.0", "±", "0.0", "30.0", "2.0", "2.00e-03", "4.25e-03", "19"] in rows
+    assert "that part of the teacher's trainings; estimated, at 445 g/kWh." in said
+    assert all(len(line) <= 110 for line in said.splitlines() if "±" in line)
+    (best,) = [row for row in made.rows if row.mode == "to_best" and row.approach.level == "pruned"]
+    assert (best.co2_g, best.co2_g_full) == (pytest.approx(8.9), pytest.approx(4.25 * 4.45))
+    assert made.sweep_figures()[0]["best_co2_g_full"] == pytest.approx(7.25 * 4.45)
 
 
 def test_without_a_dip_nothing_needs_avoiding_and_the_sparser_of_equals_is_best(answer):
@@ -177,7 +211,7 @@ def test_without_a_dip_nothing_needs_avoiding_and_the_sparser_of_equals_is_best(
 
 
 def test_a_pruned_teacher_whose_best_level_is_the_dense_one_is_said(answer):
-    made = answer(teacher_values=[0.9, 0.8, 0.7, 0.7, 0.6])
+    made = answer(teacher=[0.9, 0.8, 0.7, 0.7, 0.6])
     assert "one level is meant twice, so its students are the same" in made.headline()
     assert "one level is meant twice" not in " ".join(answer(student=STUDENT.replace(epochs=7)).headline())
 
@@ -303,23 +337,31 @@ COMMAND = [
     *("--teacher-model-options", *TINY, "--teacher-with", "epochs=2", "target_sparsity=0.5", "weight_decay=0.01"),
     *("--alpha", "0", "0.5", "--temperature", "4", "--teacher", "dense", "pruned", "--seeds", "2"),
 ]
+ENERGIES = ("energy_kwh", "energy_kwh_full", "co2_g", "co2_g_full")
+KNOWN_OR_NULL = {"type": ["number", "null"], "minimum": 0}
 FRACTION = {"type": "number", "minimum": 0, "maximum": 1}
 LEVEL = {"enum": ["dense", "pruned", None]}
 COST = {
     "type": "object",
-    "required": ["levels", "pflop", "pflop_full"],
+    "required": [
+        *("levels", "pflop", "pflop_full", "energy_source", "energy_note"),
+        *ENERGIES,
+    ],
     "properties": {
+        "energy_source": {"enum": ["measured", "estimated", "none"]},
+        "energy_note": {"type": ["string", "null"]},
         "levels": {"type": "integer", "minimum": 1},
         "pflop": {"exclusiveMinimum": 0},
         "pflop_full": {"exclusiveMinimum": 0},
-    },
+    }
+    | dict.fromkeys(ENERGIES, KNOWN_OR_NULL),
     "additionalProperties": False,
 }
 SCHEMA = {
     "type": "object",
     "required": [
         *("setting_id", "setting", "sweep", "weight_decay", "seeds", "data_seed", "decided_on", "deciding_labels"),
-        *("tolerance", "teacher", "best", "summary", "trials"),
+        *("tolerance", "carbon_intensity", "teacher", "best", "summary", "trials"),
     ],
     "additionalProperties": False,
     "properties": {
@@ -332,8 +374,12 @@ SCHEMA = {
         "decided_on": {"const": "validation"},
         "deciding_labels": {"const": "clean"},
         "tolerance": FRACTION,
+        "carbon_intensity": {"type": "number"},
         "teacher": {
-            "required": ["trial_id", "spec", "levels_trained", "pflop", "levels"],
+            "required": [
+                *("trial_id", "spec", "levels_trained", "pflop", "energy_kwh", "energy_source", "energy_note", "co2_g"),
+                "levels",
+            ],
             "properties": {
                 "levels": {
                     "minItems": 2,
@@ -353,6 +399,7 @@ SCHEMA = {
                 "required": [
                     *("teacher", "alpha", "temperature", "setting_id", "mode", "dip", "test_dip", "accuracy"),
                     *("test_accuracy", "test_accuracy_std", "sparsity", "levels", "pflop", "pflop_full", "trial_ids"),
+                    *("energy_source", "energy_note", *ENERGIES),
                 ],
                 "properties": {
                     "teacher": LEVEL,
@@ -361,9 +408,12 @@ SCHEMA = {
                     "temperature": {"enum": [4, None]},
                     "setting_id": {"pattern": "^[0-9a-f]{12}$"},
                     "trial_ids": {"minItems": 2, "maxItems": 2},
+                    "energy_source": {"enum": ["measured", "estimated", "none"]},
+                    "energy_note": {"type": ["string", "null"]},
                 }
                 | dict.fromkeys(("dip", "test_dip", "accuracy", "test_accuracy", "sparsity"), FRACTION)
-                | {name: {"minimum": 0} for name in ("test_accuracy_std", "levels", "pflop", "pflop_full")},
+                | {name: {"minimum": 0} for name in ("test_accuracy_std", "levels", "pflop", "pflop_full")}
+                | dict.fromkeys(ENERGIES, KNOWN_OR_NULL),
             },
         },
         "trials": {
@@ -387,6 +437,15 @@ SCHEMA = {
         },
     },
 }
+
+
+def test_a_plan_counts_the_students_and_their_teacher_and_runs_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert distill.main([*COMMAND, "--plan", "--device-rate", "0.01", "--json", "plan.json"]) == 0
+    assert "PLAN: nothing is run" in capsys.readouterr().out
+    form = json.loads(Path("plan.json").read_text())["plan"]
+    assert (form["trials"], form["levels"]) == ({"low": 7, "high": 7}, {"low": 35, "high": 35})
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 def run(folder):
