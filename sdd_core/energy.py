@@ -182,7 +182,7 @@ class Meter:
     ) -> None:
         shares = {"gpu": gpu_share} if gpu is not None else {}
         shares["cpu"] = min(1.0, threads / (os.cpu_count() or threads))
-        self.devices = {kind: Device(share=share) for kind, share in shares.items()}
+        self.devices = {kind: Device(share=share, **_known(kind)) for kind, share in shares.items()}
         # -P: this file's folder holds modules whose names others may have, too.
         self._command = [sys.executable, "-P", __file__, tracker or TRACKER, gpu or ""]
         self._child: subprocess.Popen[bytes] | None = None
@@ -283,8 +283,6 @@ def _serve(tracker: str, gpu: str) -> None:
 
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     kinds = ["gpu", "cpu"] if gpu else ["cpu"]
-    for kind in kinds:
-        say(kind, **_known(kind))
     make = _carbontracker if tracker == TRACKER else _named(tracker)
     handlers: dict[str, Handler] = {}
     for kind in kinds:

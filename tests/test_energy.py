@@ -290,6 +290,14 @@ def test_a_meter_that_cannot_start_is_an_answer(monkeypatch):
     one.close()
 
 
+def test_a_stated_power_counts_from_the_first_level_on(meter, monkeypatch):
+    """Before the meter's process has said anything."""
+    monkeypatch.setenv("SDD_CPU_WATTS", "60")
+    found = meter("hangs").energy(0, 1)
+    assert (found["power_w"], found["source"]) == (60.0, "estimated")
+    assert found["method"] == "CPU: SDD_CPU_WATTS at full load (no sample yet)"
+
+
 def test_asking_waits_for_nothing(meter):
     found = meter("hangs").energy(0, 1)
     assert "no sample yet" in found["reason"]
