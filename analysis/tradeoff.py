@@ -325,7 +325,7 @@ def write_table(answers: Sequence[SettingTradeoff], out: TextIO, *, rule: str, s
         for mode, name in MODES.items():
             choice: Choice | None = getattr(answer, mode)
             if choice is not None:
-                console.print(f"One seed {name}: {_costs(choice, intensity, choice.energy_reason)}.")
+                console.print(f"One seed {name}: {_costs(choice, intensity, None)}.")  # the last lines say why
         console.print(_basis(answer) + "\n")
     console.print(f"All {spent.levels} levels read, each once: {_costs(spent, intensity, spent.energy_note)}.")
     console.print("Means over seeds ± sample standard deviation; levels and PFLOPs of one seed, without a teacher's.")

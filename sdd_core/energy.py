@@ -62,7 +62,7 @@ def grams(kwh: float | None, intensity: float = WORLD_INTENSITY) -> float | None
 def describe(kwh: float | None, source: str, reason: str | None, intensity: float = WORLD_INTENSITY) -> str:
     """An energy and its CO2 in words, with where it comes from: "0.012 kWh (estimated), 5.3 gCO2e at 445 g/kWh"."""
     if kwh is None:
-        return f"energy unknown ({reason})"
+        return f"energy unknown ({reason})" if reason is not None else "energy unknown"
     return f"{kwh:.3g} kWh ({source}), {kwh * intensity:.3g} gCO2e at {intensity:g} g/kWh"
 
 
