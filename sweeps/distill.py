@@ -18,7 +18,7 @@ from sweeps import launch
 from sweeps.distill_answer import DistillAnswer
 from sweeps.distill_options import Options, make_parser, read_options
 from sweeps.distill_sweep import DistillSweep
-from sweeps.tracking import TrialFinal
+from sweeps.mirror import TrialFinal
 from sweeps.trial_figures import trial_metrics
 
 

@@ -10,7 +10,7 @@ from sweeps.joint_answer import JointAnswer
 from sweeps.joint_search import JointSearch, JointSettings
 from sweeps.joint_study import JointStudy
 from sweeps.lambda_options import Options, make_parser
-from sweeps.tracking import TrialFinal
+from sweeps.mirror import TrialFinal
 from sweeps.trial_figures import trial_metrics
 
 

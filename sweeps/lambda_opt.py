@@ -17,8 +17,8 @@ from sweeps import joint, launch
 from sweeps.answer import LambdaAnswer
 from sweeps.lambda_options import Options, make_parser, read_options
 from sweeps.lambda_search import LambdaSearch
+from sweeps.mirror import TrialFinal
 from sweeps.search import LambdaStudy
-from sweeps.tracking import TrialFinal
 from sweeps.trial_figures import Reading, trial_metrics
 
 

@@ -24,9 +24,10 @@ from sdd_core.store import Store
 from sweeps import accounts, driver_types, plan, plan_view
 from sweeps.accounts import Paces
 from sweeps.driver_types import Listener, Outcome, Source, Task
+from sweeps.mirror import TrialFinal
 from sweeps.options import Common, gains_from_gpu
 from sweeps.progress import Progress
-from sweeps.tracking import Tracker, TrialFinal
+from sweeps.tracking import Tracker
 from sweeps.trial_figures import Trial
 
 STOPPED_BY_BUDGET: Final = 3

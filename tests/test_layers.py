@@ -51,7 +51,7 @@ ONLY = {
     "pynvml": {"sdd_core/energy.py"},
     "ray": {"sweeps/driver.py", "cluster/connect.py"},
     "optuna": {"sweeps/search.py", "sweeps/joint_study.py"},
-    "mlflow": {"sweeps/tracking.py", "analysis/runs.py"},
+    "mlflow": {"sweeps/mirror.py", "analysis/runs.py"},
 }
 # Modules that import, even through others, no torch.
 WITHOUT_TORCH = ("spec", "recipes", "curve", "blobs", "store", "energy")
@@ -171,7 +171,7 @@ def test_the_checker_catches_a_violation(path, source, words):
         ("sdd_core/models/__init__.py", "from sdd_core.models.lenet import lenet\nimport torch"),
         ("sdd_core/data.py", "from sklearn.datasets import load_digits"),
         ("sweeps/driver.py", "import ray\nfrom sdd_core import trajectory\nfrom cluster import connect"),
-        ("sweeps/tracking.py", "import mlflow"),
+        ("sweeps/mirror.py", "import mlflow"),
         ("analysis/runs.py", "import mlflow\nimport pandas\nfrom sdd_core.store import Store"),
     ],
 )

@@ -22,8 +22,10 @@ from sdd_core import curve as curves
 from sdd_core import recipes, trajectory
 from sdd_core.spec import setting_id, to_json
 from sdd_core.store import Store
-from sweeps import run_content, sqlite_file, tracking
-from sweeps.tracking import Tracker, TrialFinal
+from sweeps import mirror, run_content, sqlite_file, tracking
+from sweeps.mirror import TrialFinal
+from sweeps.tracking import Tracker
+from tests.fakes import fake_levels
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEP = "toy λ's sweep"  # with what must be quoted
@@ -60,7 +62,7 @@ def trained(tmp_path_factory):
 def fresh_database(tmp_path_factory):
     """An MLflow database with tables and nothing in it: making one takes seconds."""
     path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
-    for name, value in tracking._ENVIRONMENT.items():
+    for name, value in mirror.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
@@ -237,6 +239,14 @@ def test_runs_equal_the_store_and_a_second_sync_adds_nothing(tmp_path, trained, 
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_curve_of_more_levels_than_one_request_takes(database, store):
+    """MLflow refuses more than 1000 metrics a request; 100 levels have 3000."""
+    long = tiny(prune_fraction=0.05, target_sparsity=0.99)
+    assert fake_levels(store, long, [0.5 + 0.001 * level for level in range(100)]) > 80
+    assert sync(f"sqlite:///{database}", store, [long]) is None
+    assert_equal_to_store(f"sqlite:///{database}", store, [long])
+
+
 def test_a_curve_that_grows_gets_only_its_new_levels(database, trained, monkeypatch):
     store, specs = trained
     uri, whole = f"sqlite:///{database}", specs[0]
@@ -296,7 +306,7 @@ def test_what_a_crashed_driver_left_is_completed(database, trained, monkeypatch,
         return real(self, run_id, metrics=metrics, **rest)
 
     with monkeypatch.context() as crashing:
-        crashing.setattr(tracking, "LEVELS_PER_BATCH", 1)
+        crashing.setattr(mirror, "LEVELS_PER_BATCH", 1)
         crashing.setattr(MlflowClient, "log_batch", log_batch)
         tracker = start(uri, store)
         tracker.update([spec])
@@ -357,8 +367,8 @@ def test_infinite_figures_are_left_out_and_named(trained):
             self.metrics += metrics
             self.tags |= {tag.key: tag.value for tag in tags}
 
-    client, run = Client(), tracking._Run("id", "RUNNING", None, {}, {}, {})
-    tracking._Mirror("", store, SWEEP, "toy.py", "clean", None)._sync_levels(client, run, spec, broken)
+    client, run = Client(), mirror._Run("id", "RUNNING", None, {}, {}, {})
+    mirror.Mirror("", store, SWEEP, "toy.py", "clean", None)._sync_levels(client, run, spec, broken)
     assert all(math.isfinite(metric.value) for metric in client.metrics)
     assert client.tags["sdd.not_finite"] == f"train_loss=inf at {[record.level for record in curve]}"
     assert client.metrics[-1].key == "level"  # last: it says that its level is there
@@ -436,7 +446,8 @@ def test_a_process_ends_in_time_although_a_request_hangs(deaf_server, tmp_path):
 import time
 from sdd_core import recipes
 from sdd_core.store import Store
-from sweeps.tracking import Tracker, TrialFinal
+from sweeps.mirror import TrialFinal
+from sweeps.tracking import Tracker
 spec = recipes.digits_lenet()
 tracker = Tracker({deaf_server!r}, Store({str(tmp_path)!r}), "sweep", script="toy.py")
 began = time.monotonic()
