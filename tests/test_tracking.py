@@ -239,12 +239,23 @@ def test_runs_equal_the_store_and_a_second_sync_adds_nothing(tmp_path, trained, 
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_curve_of_more_levels_than_one_request_takes(database, store):
-    """MLflow refuses more than 1000 metrics a request; 100 levels have 3000."""
+def test_no_request_of_a_long_curve_splits_a_level(database, store, monkeypatch):
+    """MLflow's client cuts what is longer than 1000 metrics where it will; 90 levels have 2700."""
+    from mlflow import MlflowClient
+
+    real, sizes = MlflowClient.log_batch, []
+
+    def log_batch(self, run_id, metrics=(), **rest):
+        sizes.append(len(metrics))
+        return real(self, run_id, metrics=metrics, **rest)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
     long = tiny(prune_fraction=0.05, target_sparsity=0.99)
     assert fake_levels(store, long, [0.5 + 0.001 * level for level in range(100)]) > 80
     assert sync(f"sqlite:///{database}", store, [long]) is None
     assert_equal_to_store(f"sqlite:///{database}", store, [long])
+    assert sum(sizes) > 2000
+    assert max(sizes) <= 1000
 
 
 def test_a_curve_that_grows_gets_only_its_new_levels(database, trained, monkeypatch):
