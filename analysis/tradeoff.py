@@ -3,16 +3,8 @@
     python analysis/tradeoff.py --store ./store --format table
 
 Reads finished levels from the store and trains nothing: about a second. For each setting and
-approach it answers which lambda to take, the sparsity and accuracy found, and what that costs:
-
-* run to the end: every level of the curve is paid for, and its best one is taken. Only a lambda
-  whose curves are all complete counts;
-* with early stopping: the practitioner's rule is applied to each seed's curve; the levels up to
-  where it ended are paid for. Only a lambda counts on all of whose curves the rule fired, or which
-  are complete.
-
-The lambda is chosen by its mean over seeds of the validation accuracy found (ties: the sparser)
-and reported on test. Under the paper's protocol test decides, and every output says so.
+approach it answers which lambda to take (`choices` says how it is chosen), the sparsity and accuracy
+found, and what that costs. Under the paper's protocol test decides, and every output says so.
 """
 
 from __future__ import annotations
@@ -24,12 +16,10 @@ import io
 import json
 import math
 import os
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn, TextIO
+from typing import Final, NoReturn, TextIO
 
 if not __package__:  # run as a script: the repository's root is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -37,236 +27,20 @@ if not __package__:  # run as a script: the repository's root is not on the path
 from rich.console import Console
 from rich.table import Table
 
-from analysis.runs import Trial, distinct_costs, read_trials, setting_labels
-from sdd_core.curve import PFLOPS, Costs, Point, Summary, summarise, total_costs
+from analysis.choices import MODES, Choice, SettingTradeoff, tradeoffs
+from analysis.runs import Trial, distinct_costs, read_trials
+from sdd_core.curve import Costs
 from sdd_core.energy import WORLD_INTENSITY, describe, grams
-from sdd_core.spec import TrialSpec, setting, setting_id
-from sdd_core.store import Store, is_complete
+from sdd_core.store import Store
 
 SCHEMA: Final = 1
 FORMATS: Final = ("table", "json", "csv")
 LABELS: Final = ("clean", "noisy")
-MODES: Final = {"run_to_end": "run to the end", "early_stopping": "early stopping"}
 WIDTH: Final = 100
-
-
-# --- the choice -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The lambda chosen in one mode: means over its seeds; a deviation is None for one seed."""
-
-    weight_decay: float
-    seeds: int
-    """Trials that the means are over."""
-    deciding_accuracy: float
-    """Mean of the accuracies found, on the split and labels that decide."""
-    deciding_accuracy_std: float | None
-    """Sample standard deviation over the seeds."""
-    test_accuracy: float
-    test_accuracy_std: float | None
-    sparsity: float
-    sparsity_std: float | None
-    levels: float
-    """Trainings paid for by one seed, mean."""
-    levels_total: int
-    """Trainings paid for by all seeds."""
-    pflop: float
-    """Their cost by the paper's convention for one seed, mean; a teacher's cost is not in it."""
-    pflop_total: float
-    pflop_teacher: float
-    """The teacher's forward passes by the paper's convention; from here on for one seed, mean."""
-    pflop_real: float
-    """The trainings in real operations: 2 a multiply-add, forward and backward as they are."""
-    pflop_real_teacher: float
-    pflop_real_evaluation: float
-    seconds: float | None
-    """For which the trainings held their device."""
-    energy_kwh: float | None
-    """None when a level has no figure."""
-    energy_source: str
-    energy_reason: str | None
-    co2_g: float | None
-    carbon_intensity: float
-    """gCO2e/kWh that the CO2 is computed with."""
-    stopped: int
-    """Seeds whose curve ended by the rule; the others ran to their end."""
-    target_sparsity: float
-    """The lowest target of the trials."""
-    lambdas: int
-    """How many lambdas it was chosen from."""
-    trial_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SettingTradeoff:
-    """The answer for one setting and approach."""
-
-    setting_id: str
-    setting: dict[str, Any]
-    label: str
-    decided_on: str
-    """`validation`, or `test` under the paper's protocol."""
-    deciding_labels: str | None
-    """`clean` or `noisy` validation labels; None where test decides."""
-    run_to_end: Choice | None
-    early_stopping: Choice | None
-    reason: str | None
-    """Why an answer is missing."""
-    trials: int
-    lambdas: int
 
 
 CHOICE_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Choice))
 CSV_COLUMNS: Final = ("setting_id", "label", "decided_on", "deciding_labels", "mode", *CHOICE_COLUMNS, "reason")
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One trial, read: whether its curve has run to its end, and its figures if it has a level."""
-
-    spec: TrialSpec
-    complete: bool
-    summary: Summary | None
-    only_teaches: bool
-    """Whether it was run as far as its students need it and no further: nobody waits for its other levels."""
-
-    def point(self, mode: str) -> Point | None:
-        """What this trial gives in a mode, or None when its curve does not say yet."""
-        if self.summary is None:
-            return None
-        if mode == "run_to_end":
-            return self.summary.best if self.complete else None
-        ended = self.complete or self.summary.early_stop_triggered
-        return self.summary.early_stop if ended else None
-
-
-def tradeoffs(
-    trials: Sequence[Trial],
-    *,
-    labels: str = "clean",
-    patience: int = 3,
-    min_drop: float = 0.02,
-    intensity: float = WORLD_INTENSITY,
-) -> list[SettingTradeoff]:
-    """The trade-off of each setting among `trials`, in the order of their labels.
-
-    `labels` names the validation labels that decide, `patience` (levels) and `min_drop` (a fraction)
-    the early-stopping rule, `intensity` the gCO2e of a kWh. Pure.
-    """
-    runs: dict[str, list[_Run]] = {}
-    needed = _levels_needed([spec for spec, _ in trials])
-    for spec, curve in trials:
-        summary = summarise(curve, labels=labels, patience=patience, min_drop=min_drop) if curve else None
-        complete = is_complete(list(curve), spec)
-        only_teaches = not complete and len(curve) <= needed.get(spec.trial_id, -1)
-        runs.setdefault(setting_id(spec), []).append(_Run(spec, complete, summary, only_teaches))
-    names = setting_labels([spec for spec, _ in trials])
-    answers = [_setting_tradeoff(key, names[key], group, labels, intensity) for key, group in runs.items()]
-    return sorted(answers, key=lambda answer: (answer.label, answer.setting_id))
-
-
-def _levels_needed(specs: Sequence[TrialSpec]) -> dict[str, int]:
-    """How many levels of a teacher's trial (by trial_id) are needed; none of a pruned one, which needs all."""
-    needed: dict[str, int] = {}
-    for spec in specs:
-        if spec.distilled and spec.teacher is not None and spec.teacher.level != "pruned":
-            levels = 1 if spec.teacher.level == "dense" else int(spec.teacher.level) + 1
-            teacher = spec.teacher.trial.trial_id
-            needed[teacher] = max(levels, needed.get(teacher, 0))
-    return needed
-
-
-def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], labels: str, intensity: float) -> SettingTradeoff:
-    by_lambda: dict[float, list[_Run]] = {}
-    for run in runs:
-        by_lambda.setdefault(float(run.spec.weight_decay), []).append(run)
-    choices = {mode: _choose(by_lambda, mode, intensity) for mode in MODES}
-    spec = runs[0].spec
-    return SettingTradeoff(
-        setting_id=key,
-        setting=setting(spec),
-        label=label,
-        decided_on=spec.decided_on,
-        deciding_labels=labels if spec.decided_on == "validation" else None,
-        run_to_end=choices["run_to_end"],
-        early_stopping=choices["early_stopping"],
-        reason=_reason(choices, runs, len(by_lambda)),
-        trials=len(runs),
-        lambdas=len(by_lambda),
-    )
-
-
-def _choose(by_lambda: dict[float, list[_Run]], mode: str, intensity: float) -> Choice | None:
-    """The best lambda of those of which every known seed has an answer; a lucky seed alone does not count.
-
-    A trial that was only run as a teacher is no seed that an answer waits for.
-    """
-    candidates: list[Choice] = []
-    for weight_decay, known in by_lambda.items():
-        runs = [run for run in known if not run.only_teaches]
-        points = [point for run in runs if (point := run.point(mode)) is not None]
-        if points and len(points) == len(runs):
-            candidates.append(_over_seeds(weight_decay, runs, points, mode, intensity))
-    if not candidates:
-        return None
-    # Rounded, so that means of one value do not differ in their last bit.
-    best = max(candidates, key=lambda c: (round(c.deciding_accuracy, 12), round(c.sparsity, 12), -c.weight_decay))
-    return dataclasses.replace(best, lambdas=len(candidates))
-
-
-def _over_seeds(
-    weight_decay: float, runs: Sequence[_Run], points: Sequence[Point], mode: str, intensity: float
-) -> Choice:
-    seeds, spent = len(points), total_costs(points)
-    energy = None if spent.energy_kwh is None else spent.energy_kwh / seeds
-    stops = [run.summary is not None and run.summary.early_stop_triggered for run in runs]
-    return Choice(
-        weight_decay=weight_decay,
-        seeds=len(runs),
-        deciding_accuracy=statistics.fmean(point.accuracy for point in points),
-        deciding_accuracy_std=_deviation([point.accuracy for point in points]),
-        test_accuracy=statistics.fmean(point.test_accuracy for point in points),
-        test_accuracy_std=_deviation([point.test_accuracy for point in points]),
-        sparsity=statistics.fmean(point.sparsity for point in points),
-        sparsity_std=_deviation([point.sparsity for point in points]),
-        levels=spent.levels / seeds,
-        levels_total=spent.levels,
-        **{name: getattr(spent, name) / seeds for name in PFLOPS},
-        pflop_total=spent.pflop,
-        seconds=None if spent.seconds is None else spent.seconds / seeds,
-        energy_kwh=energy,
-        energy_source=spent.energy_source,
-        energy_reason=spent.energy_note,
-        co2_g=grams(energy, intensity),
-        carbon_intensity=intensity,
-        stopped=sum(stops) if mode == "early_stopping" else 0,
-        target_sparsity=min(run.spec.target_sparsity for run in runs),
-        lambdas=1,
-        trial_ids=tuple(sorted(run.spec.trial_id for run in runs)),
-    )
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def _reason(choices: dict[str, Choice | None], runs: Sequence[_Run], lambdas: int) -> str | None:
-    """Why an answer is missing, as one sentence, or None."""
-    complete = sum(run.complete for run in runs)
-    needs = {
-        "run_to_end": "the curves of all its seeds complete",
-        "early_stopping": "the rule fired, or the curve complete, on all its seeds",
-    }
-    missing = [
-        f"{MODES[mode]}: none of {lambdas} λ has {needs[mode]}" for mode, choice in choices.items() if choice is None
-    ]
-    if not missing:
-        return None
-    teachers = sum(run.only_teaches for run in runs)
-    taught = f", {teachers} only as long as a teacher's has to be" if teachers else ""
-    return "; ".join(missing) + f" ({complete} of {len(runs)} curves are complete{taught})."
 
 
 # --- output ---------------------------------------------------------------------------------

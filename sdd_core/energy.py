@@ -289,7 +289,7 @@ def _serve(tracker: str, gpu: str) -> None:
         try:
             handlers[kind] = make(kind, gpu)
             names = handlers[kind].devices()
-        except Exception as error:
+        except Exception as error:  # whatever a tracker raises is why a device is not measured
             handlers.pop(kind, None)
             say(kind, reason=_told(error))
             continue
@@ -300,7 +300,7 @@ def _serve(tracker: str, gpu: str) -> None:
         for kind, handler in list(handlers.items()):
             try:
                 watts = float(sum(handler.power_usage()))
-            except Exception as error:
+            except Exception as error:  # likewise
                 del handlers[kind]
                 say(kind, reason=_told(error))
                 continue

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from analysis import runs
-from analysis.tradeoff import CSV_COLUMNS, SettingTradeoff, main, tradeoffs
+from analysis.choices import SettingTradeoff, tradeoffs
+from analysis.tradeoff import CSV_COLUMNS, main
 from sdd_core.curve import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec, level_keys, setting_id
 from sdd_core.store import Store
