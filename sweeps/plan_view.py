@@ -74,10 +74,9 @@ def _consumers(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(title, justify="left" if left else "right", no_wrap=not left)
     for row in rows[:ROWS_SHOWN]:
         hours = _hours(row)
-        most = "-" if hours is None else f"{hours['high']:.2g}"
-        table.add_row(
-            row["name"], str(row["trials"]), span(row["levels"], "{:.0f}"), f"{row['pflop']['high']:.2g}", most
-        )
+        most = "-" if hours is None else _two_digits(hours["high"])
+        pflop = _two_digits(row["pflop"]["high"])
+        table.add_row(row["name"], str(row["trials"]), span(row["levels"], "{:.0f}"), pflop, most)
     if len(rows) > ROWS_SHOWN:
         table.add_row(f"and {len(rows) - ROWS_SHOWN} more")
     return table
@@ -109,9 +108,17 @@ def _hours(form: dict[str, Any]) -> dict[str, float] | None:
     return None if seconds is None else {end: value / 3600 for end, value in seconds.items()}
 
 
-def span(ends: dict[str, float] | None, form: str = "{:.2g}") -> str:
-    """A range in words: one number where both ends are alike, a dash where there is none."""
+def span(ends: dict[str, float] | None, form: str | None = None) -> str:
+    """A range in words: one number where both ends are alike, a dash where there is none.
+
+    Without a `form` of its own a number has two significant digits.
+    """
     if ends is None:
         return "-"
-    low, high = form.format(ends["low"]), form.format(ends["high"])
+    low, high = (_two_digits(ends[end]) if form is None else form.format(ends[end]) for end in ("low", "high"))
     return low if low == high else f"{low} – {high}"  # noqa: RUF001
+
+
+def _two_digits(value: float) -> str:
+    """1,400 and 0.0045 as they are; an exponent only where there would be many zeros."""
+    return f"{float(f'{value:.2g}'):,g}"

@@ -219,8 +219,9 @@ def test_json_of_a_forecast(store):
     [
         ({"low": 3, "high": 3}, "{:.0f}", "3"),
         ({"low": 0, "high": 7}, "{:.0f}", "0 – 7"),  # noqa: RUF001
-        ({"low": 0.00123, "high": 0.00124}, "{:.2g}", "0.0012"),
-        (None, "{:.2g}", "-"),
+        ({"low": 0.00123, "high": 0.00124}, None, "0.0012"),
+        ({"low": 0.000083, "high": 1449}, None, "8.3e-05 – 1,400"),  # noqa: RUF001
+        (None, None, "-"),
     ],
 )
 def test_ranges_in_words(ends, form, said):
