@@ -142,9 +142,8 @@ def _levels_needed(specs: Sequence[TrialSpec]) -> dict[str, int]:
     needed: dict[str, int] = {}
     for spec in specs:
         if spec.distilled and spec.teacher is not None and spec.teacher.level != "pruned":
-            levels = 1 if spec.teacher.level == "dense" else int(spec.teacher.level) + 1
             teacher = spec.teacher.trial.trial_id
-            needed[teacher] = max(levels, needed.get(teacher, 0))
+            needed[teacher] = max(spec.teacher.levels_needed(0), needed.get(teacher, 0))
     return needed
 
 

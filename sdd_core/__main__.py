@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(teacher.trial, teacher.last_level, "teacher")
         records = run(spec, None, "trial")
     except KeyboardInterrupt:
-        print(f"\ninterrupted; {len(store.curve(spec))} levels are kept, the same command goes on from there")
+        print("\ninterrupted; every finished level is kept, the same command goes on from there")
         return 130
     figures = curve.summarise(records)
     print(

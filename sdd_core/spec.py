@@ -105,6 +105,12 @@ class TeacherRef:
         if not (self.level in ("dense", "pruned") or (_is_int(self.level) and int(self.level) >= 0)):
             raise SpecError([f"teacher level {self.level!r}: allowed are dense, pruned and numbers from 0"])
 
+    def levels_needed(self, whole: int) -> int:
+        """How many of its trial's `whole` levels have to be trained: all for `pruned`, whose best is known last."""
+        if self.level == "pruned":
+            return whole
+        return 1 if self.level == "dense" else int(self.level) + 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:

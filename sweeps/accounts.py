@@ -195,11 +195,10 @@ class _Saving:
 
 def _taught_by(store: Store, spec: TrialSpec) -> list[LevelRecord]:
     """The levels that it took to have a trial's teacher; [] without one."""
-    record = store.teacher(spec)
-    if record is None or spec.teacher is None:
+    if spec.teacher is None or store.teacher(spec) is None:
         return []
     whole = store.curve(spec.teacher.trial)
-    return whole if spec.teacher.level == "pruned" else whole[: record.level + 1]
+    return whole[: spec.teacher.levels_needed(len(whole))]
 
 
 _WHY: Final = {

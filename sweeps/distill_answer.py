@@ -14,7 +14,7 @@ from sdd_core.curve import LevelRecord
 from sdd_core.energy import grams
 from sdd_core.spec import TrialSpec
 from sweeps import distill_figures
-from sweeps.distill_figures import MODES, Mode, Row, Shared, costs, levels_needed, shared_levels
+from sweeps.distill_figures import MODES, Mode, Row, Shared, costs, shared_levels
 from sweeps.distill_sweep import VANILLA, Approach, DistillSweep
 from sweeps.trial_figures import Reading, trial_json, trial_metrics
 
@@ -45,10 +45,10 @@ class DistillAnswer:
             return {}
         _, levels = teacher
         needed = {
-            trial.trial_id: levels_needed(approach.level, levels)
+            trial.trial_id: trial.teacher.levels_needed(len(levels))
             for approach in self.distilled
-            if approach.level is not None
             for trial in self.settings.trials(approach)
+            if trial.teacher is not None
         }
         return shared_levels(levels, needed)
 

@@ -91,11 +91,6 @@ def shared_levels(teacher: Sequence[LevelRecord], needed: Mapping[str, int]) -> 
     return {trial_id: list(zip(teacher[:levels], users, strict=False)) for trial_id, levels in needed.items()}
 
 
-def levels_needed(level: str | int, teacher: Sequence[LevelRecord]) -> int:
-    """How many of a teacher's levels have to be trained for a reference to one; `teacher` is all there is."""
-    return {"dense": 1, "pruned": len(teacher)}[level] if isinstance(level, str) else level + 1
-
-
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """An approach in one mode over its seeds: medians of the dips, means of the rest."""

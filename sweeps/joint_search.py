@@ -113,8 +113,8 @@ class JointSearch:
         )
 
     def trials(self) -> list[Trial]:
-        """The vanilla student's trials and those of all points judged, with their curves."""
-        points = [self.judge.base, *(self.settings.trials(point) for point in self.verdicts)]
+        """The vanilla student's trials and those of all points asked for so far, with their curves."""
+        points = [self.judge.base, *(self.settings.trials(point) for point in self.asked)]
         return [trial for specs in points for trial in self.judge.curves(specs)]
 
     def _trial_ids(self, point: Point) -> list[str]:

@@ -174,7 +174,10 @@ class Launch:
         Returns the exit status.
         """
         outcome = self.outcome
-        kept = sum(len(levels) for _, levels in trials)
+        teachers = [spec.teacher.trial for spec, _ in trials if spec.distilled and spec.teacher is not None]
+        records = [record for _, levels in trials for record in levels]
+        records += [record for spec in dict.fromkeys(teachers) for record in self.common.store.curve(spec)]
+        kept = len({record.key for record in records})
         what = "interrupted" if outcome.interrupted else f"failed trials: {len(outcome.failures)}"
         if outcome.exhausted and not (outcome.interrupted or outcome.failures):
             what = outcome.exhausted

@@ -93,7 +93,7 @@ class Work:
             return None
         record, trial, named = self.store.teacher(spec), spec.teacher.trial, spec.teacher.level
         whole = whole_levels(trial, self.store.curve(trial))
-        self.add(trial, 1 if named == "dense" else whole if named == "pruned" else int(named) + 1)
+        self.add(trial, spec.teacher.levels_needed(whole))
         if record is not None:
             return record.key
         return f"not known yet: {named} of {trial.trial_id} to {trial.target_sparsity}"

@@ -19,7 +19,7 @@ from sdd_core.spec import TrialSpec, setting_id, to_json
 from sdd_core.store import Store
 from sweeps import distill, launch
 from sweeps.distill_answer import DistillAnswer
-from sweeps.distill_figures import costs, levels_needed, shared_levels
+from sweeps.distill_figures import costs, shared_levels
 from sweeps.distill_options import read_options
 from sweeps.distill_sweep import VANILLA, Approach, DistillSettings, DistillSweep
 from sweeps.driver_types import Outcome, Task
@@ -117,14 +117,6 @@ def test_an_unknown_energy_is_none_with_its_reason(make_record):
     assert (cost.energy_kwh, cost.energy_kwh_full, cost.co2_g_full) == (0.5, None, None)
     assert (cost.energy_source, cost.energy_note) == ("none", "1 of 2 levels: no meter")
     assert costs([known, unknown], READING, [])["run_to_end"].co2_g is None
-
-
-NEEDED = [("dense", 5, 1), ("pruned", 5, 5), (0, 5, 1), (3, 5, 4), ("dense", 1, 1)]
-
-
-@pytest.mark.parametrize(("level", "trained", "needed"), NEEDED)
-def test_how_much_of_a_teacher_a_reference_needs(make_record, level, trained, needed):
-    assert levels_needed(level, [make_record(i) for i in range(trained)]) == needed
 
 
 def test_each_level_of_a_teacher_is_shared_by_those_who_need_it(make_record):

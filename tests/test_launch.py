@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from sdd_core import recipes
+from sdd_core.spec import TeacherRef
 from sweeps import launch, options
 from sweeps.driver_types import Outcome, Task
 from sweeps.outlook import to_the_end
@@ -91,6 +92,17 @@ def test_an_unfinished_run_says_what_is_kept_and_what_is_left(running, monkeypat
     assert running.account([(BASE, running.source.curve())], {}) == status
     said = capsys.readouterr().out
     assert all(word in said for word in (*words, "run the same command again")), said
+
+
+def test_the_levels_of_a_teacher_are_kept_too_and_shared_ones_are_counted_once(running, capsys):
+    """Ctrl-C while students still wait for their teacher."""
+    store = running.common.store
+    student = BASE.replace(alpha=0.5, teacher=TeacherRef(trial=BASE.replace(weight_decay=0.5), level="pruned"))
+    fake_levels(store, student.teacher.trial, CURVE[:3])
+    running.outcome = Outcome(interrupted=True)
+    students = [student, student.replace(alpha=0.8)]
+    running.account([(spec, store.curve(spec)) for spec in students], {})
+    assert "interrupted: 3 finished levels are kept" in capsys.readouterr().out
 
 
 def test_a_budget_that_is_used_up_with_the_last_level_ends_nothing(running, monkeypatch):

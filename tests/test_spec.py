@@ -200,6 +200,13 @@ def test_a_teachers_level_is_checked(level):
         TeacherRef(trial=TrialSpec(), level=level)
 
 
+@pytest.mark.parametrize(
+    ("level", "whole", "needed"), [("dense", 5, 1), ("pruned", 5, 5), (0, 5, 1), (3, 5, 4), ("dense", 1, 1)]
+)
+def test_how_much_of_a_teacher_a_reference_needs(level, whole, needed):
+    assert TeacherRef(trial=TrialSpec(), level=level).levels_needed(whole) == needed
+
+
 def test_a_spec_error_survives_pickling():
     error = pickle.loads(pickle.dumps(SpecError(["a 1: b", "c 2: d"])))
     assert isinstance(error, SpecError)
