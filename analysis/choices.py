@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from analysis.runs import Trial, setting_labels
+from analysis.frames import Trial, setting_labels
 from sdd_core.curve import PFLOPS, Point, Summary, summarise, total_costs
 from sdd_core.energy import WORLD_INTENSITY, grams
 from sdd_core.spec import TrialSpec, setting, setting_id

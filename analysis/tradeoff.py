@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.choices import MODES, Choice, SettingTradeoff, tradeoffs
-from analysis.runs import Trial, distinct_costs, read_trials
+from analysis.frames import Trial, distinct_costs, read_trials
 from sdd_core.curve import Costs
 from sdd_core.energy import WORLD_INTENSITY, describe, grams
 from sdd_core.store import Store

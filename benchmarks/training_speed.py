@@ -38,13 +38,15 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sdd_core import cost, data, models, pruning, recipes, steps, training
+from sdd_core import cost, models, recipes, training
+from sdd_core.data import splits
 from sdd_core.spec import CHOICES, TeacherRef, TrialSpec
+from sdd_core.training import pruning, steps
 
 Loop = Callable[[nn.Module, pruning.Masks], None]
 
 
-def _mnist(folder: Path) -> data.Split:
+def _mnist(folder: Path) -> splits.Split:
     """MNIST's training images from its published idx files."""
 
     def read(name: str, header: int) -> np.ndarray:
@@ -56,22 +58,22 @@ def _mnist(folder: Path) -> data.Split:
     return _split(images, read("train-labels-idx1-ubyte", 8).astype(np.int64), 0.1307, 0.3081)
 
 
-def _split(images: np.ndarray, labels: np.ndarray, mean: float, std: float) -> data.Split:
+def _split(images: np.ndarray, labels: np.ndarray, mean: float, std: float) -> splits.Split:
     stats = {"scale": torch.tensor(1 / (255 * std)), "shift": torch.tensor(-mean / std)}
     pixels, classes = torch.from_numpy(images), torch.from_numpy(labels)
-    return data.Split(pixels, classes, classes, **{n: v.view(1, 1, 1, 1) for n, v in stats.items()})
+    return splits.Split(pixels, classes, classes, **{n: v.view(1, 1, 1, 1) for n, v in stats.items()})
 
 
-def _load(arguments: argparse.Namespace, spec: TrialSpec, device: torch.device) -> data.Split:
+def _load(arguments: argparse.Namespace, spec: TrialSpec, device: torch.device) -> splits.Split:
     if arguments.dataset == "digits":
-        split = data.load(spec, device).train
+        split = splits.load(spec, device).train
     elif arguments.dataset == "mnist":
         split = _mnist(arguments.data_dir)
     else:
         rng = np.random.default_rng(0)
         split = _split(rng.integers(0, 256, (10_000, 3, 32, 32), np.uint8), rng.integers(0, 10, 10_000), 0.47, 0.25)
-    split = data.Split(**{name: value[: arguments.images or None] for name, value in vars(split).items()})
-    return data.Split(**{name: value.to(device) for name, value in vars(split).items()})
+    split = splits.Split(**{name: value[: arguments.images or None] for name, value in vars(split).items()})
+    return splits.Split(**{name: value.to(device) for name, value in vars(split).items()})
 
 
 def _plain_loop(model: nn.Module, masks: pruning.Masks, spec: TrialSpec, batches: Callable[[], object]) -> None:
@@ -94,7 +96,7 @@ def _plain_loop(model: nn.Module, masks: pruning.Masks, spec: TrialSpec, batches
                     weight.mul_(factors[name])
 
 
-def _bare(split: data.Split, spec: TrialSpec) -> Loop:
+def _bare(split: splits.Split, spec: TrialSpec) -> Loop:
     inputs, labels = split.inputs(slice(None)), split.labels
 
     def batches() -> object:
@@ -104,7 +106,7 @@ def _bare(split: data.Split, spec: TrialSpec) -> Loop:
     return lambda model, masks: _plain_loop(model, masks, spec, batches)
 
 
-def _common(split: data.Split, spec: TrialSpec) -> Loop:
+def _common(split: splits.Split, spec: TrialSpec) -> Loop:
     from PIL import Image
     from torchvision import transforms  # type: ignore[import-untyped]
 
@@ -221,7 +223,7 @@ def main() -> None:
     # What scikit-learn and torch set up when they are first used is not the loops' memory.
     first = recipes.digits_lenet().replace(epochs=1)
     network = models.build(first, (1, 8, 8), 10).to(device)
-    training.train(network, pruning.dense_masks(network), data.load(first, device).train, first, 0)
+    training.train(network, pruning.dense_masks(network), splits.load(first, device).train, first, 0)
     before = _held(device, peak=False)
     split = _load(arguments, spec, device)
     shape = tuple(split.images.shape[1:])

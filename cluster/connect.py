@@ -31,7 +31,7 @@ import yaml
 from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sdd_core.sources import DATA_DIR_VARIABLE
+from sdd_core.data.sources import DATA_DIR_VARIABLE
 from sdd_core.spec import SpecError
 from sdd_core.store import Store
 

@@ -43,8 +43,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from sdd_core import models, pruning
+from sdd_core import models
 from sdd_core.spec import DATASET_SHAPES, TrialSpec, last_level
+from sdd_core.training import pruning
 
 _NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 _COUNTED: Final = (nn.Linear, nn.Conv2d, nn.AdaptiveAvgPool2d, *_NORMS)
@@ -325,7 +326,7 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    from sdd_core.cli import Parser, add_spec_flags, parse_value, read_spec
+    from sdd_core.flags import Parser, add_spec_flags, parse_value, read_spec
 
     parser = Parser(prog="python -m sdd_core.cost", description=DESCRIPTION, epilog=EXAMPLES)
     add_spec_flags(parser)

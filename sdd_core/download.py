@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sdd_core import sources
-from sdd_core.cli import Parser, add_data_dir_flag, set_data_dir
+from sdd_core.data import sources
+from sdd_core.flags import Parser, add_data_dir_flag, set_data_dir
 
 DESCRIPTION = """\
 Fetch data sets through torchvision into the data directory, and check every file.

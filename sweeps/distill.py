@@ -13,13 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
+from sdd_core.reading import trial_metrics
 from sdd_core.store import is_complete
-from sweeps import launch
-from sweeps.distill_answer import DistillAnswer
-from sweeps.distill_options import Options, make_parser, read_options
-from sweeps.distill_sweep import DistillSweep
-from sweeps.mirror import TrialFinal
-from sweeps.trial_figures import trial_metrics
+from sweeps.kinds.distill.flags import Options, make_parser, read_options
+from sweeps.kinds.distill.plan import DistillSweep
+from sweeps.kinds.distill.report import DistillAnswer
+from sweeps.run import launch
+from sweeps.tracking.mirror import TrialFinal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,14 +52,14 @@ def _sweep(options: Options, console: Console) -> int:
 
 
 def _heading(options: Options) -> str:
-    from analysis import runs
+    from analysis import frames
 
     settings = options.settings
     swept = {"α": settings.alphas, "τ": settings.temperatures, "teacher": settings.levels}
     product = " × ".join(f"{name} {', '.join(map(_short, values))}" for name, values in swept.items())  # noqa: RUF001
     approaches, seeds = len(settings.approaches), len(settings.seeds)
     return (
-        f"distillation for {runs.setting_label(settings.student)}: vanilla and {product}, "
+        f"distillation for {frames.setting_label(settings.student)}: vanilla and {product}, "
         f"{seeds} seed{'s' if seeds > 1 else ''} each: {seeds * approaches} students"
     )
 
@@ -69,13 +69,14 @@ def _short(value: float | str) -> str:
 
 
 def _draw(options: Options, sweep: DistillSweep) -> None:
-    from analysis import distill_plot, runs
+    from analysis import frames
+    from analysis.pictures import distill
 
     picture, student = options.common.picture, options.settings.student
     picture.parent.mkdir(parents=True, exist_ok=True)
-    distill_plot.plot_distillation(
+    distill.plot_distillation(
         picture,
-        f"{runs.setting_label(student)}, λ={student.weight_decay:g}",
+        f"{frames.setting_label(student)}, λ={student.weight_decay:g}",
         sweep.students(),
         teacher=sweep.teacher(),
         labels=options.common.reading.labels,

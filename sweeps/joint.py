@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from analysis import joint_plot, runs
-from sweeps import launch
-from sweeps.joint_answer import JointAnswer
-from sweeps.joint_search import JointSearch, JointSettings
-from sweeps.joint_study import JointStudy
-from sweeps.lambda_options import Options, make_parser
-from sweeps.mirror import TrialFinal
-from sweeps.trial_figures import trial_metrics
+from analysis import frames
+from analysis.pictures import joint
+from sdd_core.reading import trial_metrics
+from sweeps.kinds.joint.plan import JointSearch, JointSettings
+from sweeps.kinds.joint.report import JointAnswer
+from sweeps.kinds.joint.study import JointStudy
+from sweeps.kinds.lambda_opt.flags import Options, make_parser
+from sweeps.run import launch
+from sweeps.tracking.mirror import TrialFinal
 
 
 def search(options: Options, settings: JointSettings, console: Console) -> int:
@@ -39,9 +40,9 @@ def search(options: Options, settings: JointSettings, console: Console) -> int:
     answer = JointAnswer(source, common.sweep)
     vanilla, places = answer.places()
     common.picture.parent.mkdir(parents=True, exist_ok=True)
-    label = runs.setting_label(settings.base.replace(teacher=None, alpha=0.0))
-    title = f"{label}: distilled from {runs.teacher_label(settings.base)}"
-    joint_plot.plot_joint(common.picture, title, vanilla, places, decided_on=settings.base.decided_on)
+    label = frames.setting_label(settings.base.replace(teacher=None, alpha=0.0))
+    title = f"{label}: distilled from {frames.teacher_label(settings.base)}"
+    joint.plot_joint(common.picture, title, vanilla, places, decided_on=settings.base.decided_on)
     metrics, tags = answer.sweep_figures()
     finals = _finals(source, whole=True)
     running.conclude(source.trials(), answer.as_json(), answer.print, finals, metrics, tags, [study.warning])
@@ -54,9 +55,9 @@ def _heading(settings: JointSettings) -> str:
         f"{sign} in [{values[0]:g}, {values[-1]:g}]"
         for sign, values in (("λ", axes.weight_decay), ("α", axes.alpha), ("τ", axes.temperature))
     )
-    student = runs.setting_label(settings.base.replace(teacher=None, alpha=0.0))
+    student = frames.setting_label(settings.base.replace(teacher=None, alpha=0.0))
     return (
-        f"λ, α and τ for {student}, distilled from {runs.teacher_label(settings.base)}: {settings.budget} points of "
+        f"λ, α and τ for {student}, distilled from {frames.teacher_label(settings.base)}: {settings.budget} points of "
         f"{ranges}, {len(settings.seeds)} seed{'s' if len(settings.seeds) > 1 else ''} a point, {settings.rule.shape} "
         f"tolerance {100 * settings.rule.tolerance:.1f} points on {settings.base.decided_on}"
     )

@@ -13,13 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
-from sweeps import joint, launch
-from sweeps.answer import LambdaAnswer
-from sweeps.lambda_options import Options, make_parser, read_options
-from sweeps.lambda_search import LambdaSearch
-from sweeps.mirror import TrialFinal
-from sweeps.search import LambdaStudy
-from sweeps.trial_figures import Reading, trial_metrics
+from sdd_core.reading import Reading, trial_metrics
+from sweeps import joint
+from sweeps.kinds.lambda_opt.flags import Options, make_parser, read_options
+from sweeps.kinds.lambda_opt.plan import LambdaSearch
+from sweeps.kinds.lambda_opt.report import LambdaAnswer
+from sweeps.kinds.lambda_opt.study import LambdaStudy
+from sweeps.run import launch
+from sweeps.tracking.mirror import TrialFinal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,11 +70,11 @@ def _search(options: Options, console: Console) -> int:
 
 
 def _heading(options: Options) -> str:
-    from analysis import runs
+    from analysis import frames
 
     base, settings = options.search.base, options.search
     return (
-        f"λ_opt for {runs.setting_label(base)}: λ in [{settings.points[0]:g}, "
+        f"λ_opt for {frames.setting_label(base)}: λ in [{settings.points[0]:g}, "
         f"{settings.points[-1]:g}], {len(settings.points)} grid points, {len(settings.seeds)} "
         f"seed{'s' if len(settings.seeds) > 1 else ''} a λ, {settings.rule.shape} tolerance "
         f"{100 * settings.rule.tolerance:.1f} points on {base.decided_on}"
@@ -81,13 +82,14 @@ def _heading(options: Options) -> str:
 
 
 def _draw(options: Options, search: LambdaSearch, answer: LambdaAnswer) -> None:
-    from analysis import plots, runs
+    from analysis import frames
+    from analysis.pictures import curves
 
     picture = options.common.picture
     picture.parent.mkdir(parents=True, exist_ok=True)
-    plots.plot_curves(
+    curves.plot_curves(
         picture,
-        runs.setting_label(answer.base),
+        frames.setting_label(answer.base),
         search.trials(),
         base=options.search.points[0],
         optimum=answer.weight_decay(answer.found.optimum),

@@ -6,13 +6,14 @@ import os
 
 import pytest
 
-from sdd_core import calibration, cost, recipes
-from sdd_core.calibration import Pace, calibrate
+from sdd_core import cost, pace, recipes
+from sdd_core.pace import Pace, calibrate
 from sdd_core.spec import TeacherRef
-from sweeps import accounts, options
-from sweeps.accounts import Paces, Prediction, comparison, comparison_lines, saved, saved_line
-from sweeps.driver_types import Budget, Spent
-from sweeps.plan import Bill
+from sweeps import flags
+from sweeps.forecast import balance
+from sweeps.forecast.balance import Paces, Prediction, comparison, comparison_lines, saved, saved_line
+from sweeps.forecast.work import Bill
+from sweeps.sweep import Budget, Spent
 from tests.fakes import fake_levels, fake_pace
 
 BASE = recipes.digits_lenet().replace(target_sparsity=0.67, data_seed=0)  # 6 levels
@@ -147,10 +148,10 @@ def common(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def make(*arguments):
-        parser = options.Parser(prog="test")
-        options.add_common_flags(parser, "test")
-        reader = options.Reader(parser.parse_args(arguments))
-        found = options.read_common(reader, "test")
+        parser = flags.Parser(prog="test")
+        flags.add_common_flags(parser, "test")
+        reader = flags.Reader(parser.parse_args(arguments))
+        found = flags.read_common(reader, "test")
         assert reader.faults == []
         return found
 
@@ -158,7 +159,7 @@ def common(tmp_path, monkeypatch):
 
 
 def test_a_stated_rate_is_taken_and_nothing_is_timed(common, monkeypatch):
-    monkeypatch.setattr(accounts, "calibrate", None)
+    monkeypatch.setattr(balance, "calibrate", None)
     paces = Paces(common("--plan", "--device-rate", "2", "4", "--device-watts", "100"), turns=1, seconds=0.1)
     assert paces(BASE) == Pace(slowest=2, fastest=4, source="stated", watts=100, watts_from="--device-watts")
     paces = Paces(common("--plan", "--device-rate", "3"), turns=1, seconds=0.1)
@@ -169,7 +170,7 @@ def test_a_stated_rate_is_taken_and_nothing_is_timed(common, monkeypatch):
 
 def test_each_network_is_timed_once(common, monkeypatch):
     timed = []
-    monkeypatch.setattr(accounts, "calibrate", lambda spec, **given: timed.append(spec.model_options))
+    monkeypatch.setattr(balance, "calibrate", lambda spec, **given: timed.append(spec.model_options))
     paces = Paces(common("--plan"), turns=1, seconds=0.1)
     small = BASE.replace(model_options=(("hidden1", 32),))
     for spec in (BASE, BASE.replace(weight_decay=0.1, seed=4), small, BASE.replace(label_noise=0.0), small):
@@ -178,7 +179,7 @@ def test_each_network_is_timed_once(common, monkeypatch):
 
 
 def test_what_asks_for_a_gpu_has_no_pace_where_there_is_none(common, monkeypatch):
-    monkeypatch.setattr(accounts.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(balance.torch.cuda, "is_available", lambda: False)
     paces = Paces(common("--plan", "--gpus-per-trial", "1"), turns=1, seconds=0.1)
     assert paces(BASE) is None
     assert "give --device-rate" in paces.notes[0]
@@ -188,7 +189,7 @@ def test_what_cannot_be_timed_costs_the_prediction_and_not_the_sweep(common, mon
     def fail(spec, **given):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(accounts, "calibrate", fail)
+    monkeypatch.setattr(balance, "calibrate", fail)
     paces = Paces(common("--plan"), turns=1, seconds=0.1)
     assert paces(BASE) is None
     assert "could not be timed here (RuntimeError: out of memory)" in paces.notes[0]
@@ -196,8 +197,8 @@ def test_what_cannot_be_timed_costs_the_prediction_and_not_the_sweep(common, mon
 
 def test_a_gpu_is_timed_in_a_process_of_its_own(common, monkeypatch):
     """So that this one holds none of it when the trials come."""
-    monkeypatch.setattr(accounts.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(accounts, "calibrate", fake_pace)
+    monkeypatch.setattr(balance.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(balance, "calibrate", fake_pace)
     paces = Paces(common("--plan", "--gpus-per-trial", "0.25", "--threads", "3"), turns=1, seconds=0.1)
     assert paces(BASE).watts == 0.25
     assert paces(BASE).source == "cuda 3"
@@ -206,24 +207,24 @@ def test_a_gpu_is_timed_in_a_process_of_its_own(common, monkeypatch):
 
 @pytest.fixture
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(calibration, "_METER_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "_METER_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("_no_waiting")
 def test_the_pace_of_a_real_network_is_found_and_leaves_nothing_behind(tiny):
-    before = calibration.torch.get_num_threads()
-    state = calibration.torch.random.get_rng_state()
+    before = pace.torch.get_num_threads()
+    state = pace.torch.random.get_rng_state()
     found = calibrate(tiny(teacher=TeacherRef(trial=tiny(), level="dense"), alpha=0.5), turns=2, seconds=0.05)
     assert 0 < found.slowest <= found.fastest
     assert found.watts_from
-    assert calibration.torch.get_num_threads() == before
-    assert calibration.torch.equal(calibration.torch.random.get_rng_state(), state)
+    assert pace.torch.get_num_threads() == before
+    assert pace.torch.equal(pace.torch.random.get_rng_state(), state)
 
 
 @pytest.mark.usefixtures("_no_waiting")
 def test_a_pace_is_a_levels_real_operations_over_its_time(tiny, monkeypatch):
     """A microsecond and two for an image's training, half for its evaluation."""
-    monkeypatch.setattr(calibration, "_times", lambda *given: ([1e-6, 2e-6], [0.5e-6, 0.5e-6]))
+    monkeypatch.setattr(pace, "_times", lambda *given: ([1e-6, 2e-6], [0.5e-6, 0.5e-6]))
     spec = tiny(epochs=7)
     found = calibrate(spec, turns=2)
     paid = cost.level_cost(spec, 1, cost.Sizes(train=1151, val=287, test=359))
@@ -238,21 +239,21 @@ def test_a_pace_is_a_levels_real_operations_over_its_time(tiny, monkeypatch):
 def test_what_is_timed_are_whole_turns_of_real_steps(tiny, monkeypatch, images, batch_size):
     """By a clock that gives each step its images in seconds, so the turns are known exactly."""
     spec, seen = tiny(batch_size=batch_size), [0.0]
-    held = calibration.data.load(spec, calibration.torch.device("cpu"))
-    part = calibration._part(held.train, images)
-    model = calibration.models.build(spec, held.image_shape, held.classes)
-    batches = calibration.data.epoch_batches
+    held = pace.data.load(spec, pace.torch.device("cpu"))
+    part = pace._part(held.train, images)
+    model = pace.models.build(spec, held.image_shape, held.classes)
+    batches = pace.data.epoch_batches
 
     def counted(*given):
         for batch in batches(*given):
             seen[0] += len(batch[0])
             yield batch
 
-    monkeypatch.setattr(calibration.data, "epoch_batches", counted)
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: seen[0])
-    monkeypatch.setattr(calibration, "_evaluation_seconds", lambda model, part: float(len(part)))
+    monkeypatch.setattr(pace.data, "epoch_batches", counted)
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: seen[0])
+    monkeypatch.setattr(pace, "_evaluation_seconds", lambda model, part: float(len(part)))
     weights = [value.clone() for value in model.parameters()]
-    trained, evaluated = calibration._times(model, part, spec, 3, 10_000.0)
+    trained, evaluated = pace._times(model, part, spec, 3, 10_000.0)
     assert trained == pytest.approx([1.0] * 3)
     assert evaluated == pytest.approx([1.0] * 3)
     kept = [(new == old) | (new == 0) for new, old in zip(model.parameters(), weights, strict=True)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import runs
+from analysis import frames
 from analysis.choices import SettingTradeoff, tradeoffs
 from analysis.tradeoff import CSV_COLUMNS, main
 from sdd_core.curve import LevelRecord
@@ -228,8 +228,8 @@ def store(tmp_path) -> Store:
 
 
 def test_level_frame_has_a_row_per_level(store):
-    frame = runs.level_frame(store, "demo")
-    assert list(frame.columns) == list(runs.LEVEL_COLUMNS)
+    frame = frames.level_frame(store, "demo")
+    assert list(frame.columns) == list(frames.LEVEL_COLUMNS)
     assert len(frame) == 4 * 4 + 1
     whole = frame[frame["weight_decay"] == 0.0]
     assert list(whole["pflop_total"])[:4] == [2.0, 4.0, 6.0, 8.0]
@@ -241,8 +241,8 @@ def test_level_frame_has_a_row_per_level(store):
 
 
 def test_trial_frame_has_a_row_per_trial_also_without_levels(store):
-    frame = runs.trial_frame(store, patience=2).set_index(["weight_decay", "seed"])
-    assert {*frame.index.names, *frame.columns} == set(runs.TRIAL_COLUMNS)
+    frame = frames.trial_frame(store, patience=2).set_index(["weight_decay", "seed"])
+    assert {*frame.index.names, *frame.columns} == set(frames.TRIAL_COLUMNS)
     assert len(frame) == 6
     row = frame.loc[(1e-3, 1)]
     assert (row["levels"], row["best_accuracy"], row["best_sparsity"]) == (4, 0.9, 0.875)
@@ -254,8 +254,8 @@ def test_trial_frame_has_a_row_per_trial_also_without_levels(store):
 
 
 def test_frames_of_an_empty_store_have_their_columns(tmp_path):
-    assert list(runs.level_frame(Store(str(tmp_path))).columns) == list(runs.LEVEL_COLUMNS)
-    assert list(runs.trial_frame(Store(str(tmp_path))).columns) == list(runs.TRIAL_COLUMNS)
+    assert list(frames.level_frame(Store(str(tmp_path))).columns) == list(frames.LEVEL_COLUMNS)
+    assert list(frames.trial_frame(Store(str(tmp_path))).columns) == list(frames.TRIAL_COLUMNS)
 
 
 def test_a_level_that_trials_share_is_read_once(tmp_path, monkeypatch):
@@ -264,7 +264,7 @@ def test_a_level_that_trials_share_is_read_once(tmp_path, monkeypatch):
     opened: list[str] = []
     fresh, read = Store(str(tmp_path)), Store._read
     monkeypatch.setattr(Store, "_read", lambda self, name: opened.append(name) or read(self, name))
-    assert len(runs.level_frame(fresh)) == 2
+    assert len(frames.level_frame(fresh)) == 2
     found = [name for name in opened if name.startswith("levels") and (tmp_path / name).exists()]
     assert len(found) == 1
 
@@ -305,9 +305,9 @@ def test_co2_is_the_stored_energy_at_an_intensity_given_afterwards(tmp_path, fla
     assert (form["costs"]["energy_kwh"], form["costs"]["co2_g"]) == (4.0, 4.0 * intensity)
     table = command("--store", store.url, *flags).stdout
     assert f"2 kWh (estimated), {2 * intensity:g} gCO2e at {intensity} g/kWh" in " ".join(table.split())
-    levels = runs.level_frame(store, intensity=intensity)
+    levels = frames.level_frame(store, intensity=intensity)
     assert set(levels["co2_g"]) == {0.5 * intensity}
-    trials = runs.trial_frame(store, intensity=intensity)
+    trials = frames.trial_frame(store, intensity=intensity)
     assert set(trials["co2_g"]) == set(trials["best_co2_g"]) == {2.0 * intensity}
     assert set(trials["energy_source"]) == {"estimated"}
 
@@ -316,7 +316,7 @@ def test_a_level_that_trials_share_is_paid_for_once():
     specs = [BASE, BASE.replace(retraining="finetune")]
     first, second = (records(spec, [0.9, 0.9]) for spec in specs)
     assert first[0].key == second[0].key
-    found = runs.distinct_costs([(specs[0], first), (specs[1], second)])
+    found = frames.distinct_costs([(specs[0], first), (specs[1], second)])
     assert (found.levels, found.pflop) == (3, 6.0)
 
 

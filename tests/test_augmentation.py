@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdd_core import augmentation, data
-from sdd_core.augmentation import PAD, flip_and_crop
+from sdd_core.data import augmentation
+from sdd_core.data import splits as data
+from sdd_core.data.augmentation import PAD, flip_and_crop
 
 CPU = torch.device("cpu")
 

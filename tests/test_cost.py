@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from sdd_core import cost, data, models, pruning, recipes
+from sdd_core import cost, models, recipes
 from sdd_core.curve import summarise
+from sdd_core.data import splits as data
 from sdd_core.spec import DATASET_SHAPES, TeacherRef, TrialSpec, last_level
+from sdd_core.training import pruning
 
 
 def test_lenet_on_mnist():

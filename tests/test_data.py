@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from sdd_core import data, sources
+from sdd_core.data import sources
+from sdd_core.data import splits as data
 from sdd_core.spec import CHOICES, TrialSpec
 
 CPU = torch.device("cpu")

@@ -15,15 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec, setting_id, to_json
 from sdd_core.store import Store
-from sweeps import distill, launch
-from sweeps.distill_answer import DistillAnswer
-from sweeps.distill_figures import costs, shared_levels
-from sweeps.distill_options import read_options
-from sweeps.distill_sweep import VANILLA, Approach, DistillSettings, DistillSweep
-from sweeps.driver_types import Outcome, Task
-from sweeps.trial_figures import Reading
+from sweeps import distill
+from sweeps.kinds.distill.figures import costs, shared_levels
+from sweeps.kinds.distill.flags import read_options
+from sweeps.kinds.distill.plan import VANILLA, Approach, DistillSettings, DistillSweep
+from sweeps.kinds.distill.report import DistillAnswer
+from sweeps.run import launch
+from sweeps.sweep import Outcome, Task
 from tests.fakes import fake_levels, fake_record
 
 ROOT = Path(__file__).resolve().parent.parent

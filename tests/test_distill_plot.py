@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import distill_plot
-from analysis.distill_plot import LEVEL_COLOURS, TEACHER_COLOUR, VANILLA_COLOUR
+from analysis.pictures import distill
+from analysis.pictures.distill import LEVEL_COLOURS, TEACHER_COLOUR, VANILLA_COLOUR
 from sdd_core.curve import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec, level_keys
 from tests.fakes import fake_record
@@ -51,7 +51,7 @@ def draw(tmp_path, monkeypatch):
         trial = taught("dense", base=base)[0].teacher.trial
         teacher = (trial, levels(trial, FALLING[:with_teacher])) if with_teacher else None
         path = tmp_path / "picture.png"
-        distill_plot.plot_distillation(path, "a $weird_title", students, teacher=teacher, labels=labels)
+        distill.plot_distillation(path, "a $weird_title", students, teacher=teacher, labels=labels)
         content = path.read_bytes()
         assert content[:8] == b"\x89PNG\r\n\x1a\n"
         assert struct.unpack(">I", content[16:20])[0] >= 1440
@@ -155,4 +155,4 @@ def test_levels_by_number_come_last_and_look_different(draw):
 
 def test_nothing_to_draw_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one level"):
-        distill_plot.plot_distillation(tmp_path / "x.png", "t", [vanilla([])], teacher=None)
+        distill.plot_distillation(tmp_path / "x.png", "t", [vanilla([])], teacher=None)

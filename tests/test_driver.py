@@ -10,7 +10,7 @@ import pytest
 from sdd_core import cost, recipes
 from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store, determined, is_complete
-from sweeps.driver_types import Budget, Task
+from sweeps.sweep import Budget, Task
 
 TINY = recipes.digits_lenet().replace(
     epochs=1, model_options=(("hidden1", 32), ("hidden2", 16)), target_sparsity=0.5
@@ -63,12 +63,12 @@ class Diary:
 
 
 def drive(store, specs, listener=None, width=2, budget=None):
-    from sweeps import driver
+    from sweeps.run import ray_driver
 
-    return driver.run(
+    return ray_driver.run(
         Fixed(store, specs),
         store,
-        resources=driver.Resources(cpus=1, gpus=0, width=width, threads=1),
+        resources=ray_driver.Resources(cpus=1, gpus=0, width=width, threads=1),
         keep="dense_best_last",
         listeners=[listener or Diary()],
         budget=budget,

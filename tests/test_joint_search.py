@@ -8,15 +8,15 @@ import optuna
 import pytest
 from rich.console import Console
 
-from analysis.joint_plot import plot_joint
+from analysis.pictures.joint import plot_joint
 from sdd_core import recipes
 from sdd_core.curve import GiveUp
+from sdd_core.reading import Reading
 from sdd_core.spec import TeacherRef
 from sdd_core.store import Store
-from sweeps.joint_answer import JointAnswer
-from sweeps.joint_search import JointSearch, JointSettings
-from sweeps.joint_study import Axes, JointStudy, Point, Told
-from sweeps.trial_figures import Reading
+from sweeps.kinds.joint.plan import JointSearch, JointSettings
+from sweeps.kinds.joint.report import JointAnswer
+from sweeps.kinds.joint.study import Axes, JointStudy, Point, Told
 from tests.fakes import fake_levels
 
 TEACHER = recipes.digits_lenet().replace(target_sparsity=0.67, weight_decay=0.01)

@@ -8,12 +8,12 @@ import pytest
 
 from sdd_core import recipes
 from sdd_core.curve import GiveUp
+from sdd_core.reading import Reading
 from sdd_core.store import Store
-from sweeps.answer import LambdaAnswer
-from sweeps.lambda_search import LambdaSearch, SearchSettings
-from sweeps.search import LambdaStudy, SectionSampler
-from sweeps.section import grid
-from sweeps.trial_figures import Reading
+from sweeps.kinds.lambda_opt.bisection import grid
+from sweeps.kinds.lambda_opt.plan import LambdaSearch, SearchSettings
+from sweeps.kinds.lambda_opt.report import LambdaAnswer
+from sweeps.kinds.lambda_opt.study import LambdaStudy, SectionSampler
 from tests.fakes import fake_levels
 
 # target sparsity 0.67 is 5 prunings: curves of 6 levels

@@ -5,9 +5,10 @@ from rich.console import Console
 
 from sdd_core import recipes
 from sdd_core.spec import TeacherRef
-from sweeps import launch, options
-from sweeps.driver_types import Outcome, Task
-from sweeps.outlook import to_the_end
+from sweeps import flags
+from sweeps.kinds.lambda_opt.outlook import to_the_end
+from sweeps.run import launch
+from sweeps.sweep import Outcome, Task
 from tests.fakes import fake_levels
 
 BASE = recipes.digits_lenet().replace(target_sparsity=0.67)  # 6 levels
@@ -36,10 +37,10 @@ class One:
 @pytest.fixture
 def running(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parser = options.Parser(prog="test")
-    options.add_common_flags(parser, "test")
-    reader = options.Reader(parser.parse_args(["--device-rate", "1"]))
-    common = options.read_common(reader, "test")
+    parser = flags.Parser(prog="test")
+    flags.add_common_flags(parser, "test")
+    reader = flags.Reader(parser.parse_args(["--device-rate", "1"]))
+    common = flags.read_common(reader, "test")
     made = launch.Launch(
         script="test",
         common=common,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from sdd_core import losses
+from sdd_core.training import losses
 
 
 def written_out(z, y, t, alpha, tau):

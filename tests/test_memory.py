@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import gc, json, sys, torch
 from pathlib import Path
-from sdd_core import data, models, pruning, recipes, sources, training
+from sdd_core import models, recipes, training
+from sdd_core.data import sources, splits as data
+from sdd_core.training import pruning
 
 def status(name):
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]

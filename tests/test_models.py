@@ -14,10 +14,12 @@ import torch
 from torch import nn
 from torchvision.models import resnet18 as torchvision_resnet18
 
-from sdd_core import cost, data, models, pruning, trajectory
+from sdd_core import cost, models, trajectory
+from sdd_core.data import splits as data
 from sdd_core.models.vit import Attention, AttentionProducts, ViT
 from sdd_core.spec import CHOICES, DATASET_SHAPES, MODEL_OPTIONS, SpecError, TrialSpec
 from sdd_core.store import Store, determined
+from sdd_core.training import pruning
 
 MINIATURES = {
     "lenet": (("hidden1", 16), ("hidden2", 8)),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdd_core.noise import ASYMMETRIC, KINDS, SUPERCLASSES, flip_labels
+from sdd_core.data.noise import ASYMMETRIC, KINDS, SUPERCLASSES, flip_labels
 from sdd_core.spec import CHOICES
 
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdd_core.curve import GiveUp
-from sweeps.lambda_search import LambdaSearch
-from sweeps.outlook import Standing, endings, outlook, soonest
-from sweeps.section import Answer, decide
+from sweeps.kinds.lambda_opt.bisection import Answer, decide
+from sweeps.kinds.lambda_opt.outlook import Standing, endings, outlook, soonest
+from sweeps.kinds.lambda_opt.plan import LambdaSearch
 from tests.fakes import fake_levels, fake_record
 from tests.test_lambda_search import BASE, CLEAN, DEAD, DIPS, make_search, settings_for
 

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdd_core import cost, recipes, trajectory
-from sdd_core.calibration import Pace
+from sdd_core.pace import Pace
 from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store
-from sweeps.driver_types import Outlook
-from sweeps.outlook import to_the_end
-from sweeps.plan import Bill, bill, forecast, sizes, total, work
-from sweeps.plan_view import SCHEMA, as_json, span
+from sweeps.forecast.report import SCHEMA, as_json, span
+from sweeps.forecast.work import Bill, bill, forecast, sizes, total, work
+from sweeps.kinds.lambda_opt.outlook import to_the_end
+from sweeps.sweep import Outlook
 from tests.fakes import fake_levels
 
 BASE = recipes.digits_lenet().replace(target_sparsity=0.67, data_seed=0)  # 6 levels, with fakes as with the real one

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import plots
+from analysis.pictures import curves
 from sdd_core.curve import LevelRecord
 from sdd_core.spec import TrialSpec, level_keys
 
@@ -54,7 +54,7 @@ def draw(tmp_path, monkeypatch):
 
     def run(*trials, base=1e-4, optimum=1e-2, tolerance=0.035, labels="clean") -> Figure:
         path: Path = tmp_path / "curves.png"
-        plots.plot_curves(
+        curves.plot_curves(
             path, "a $weird_title", trials, base=base, optimum=optimum, tolerance=tolerance, labels=labels
         )
         content = path.read_bytes()
@@ -124,4 +124,4 @@ def test_a_dip_within_the_tolerance_is_not_marked(draw):
 )
 def test_what_cannot_be_drawn(tmp_path, trials, told):
     with pytest.raises(ValueError, match=told):
-        plots.plot_curves(tmp_path / "x.png", "t", trials, base=None, optimum=None, tolerance=0.02)
+        curves.plot_curves(tmp_path / "x.png", "t", trials, base=None, optimum=None, tolerance=0.02)

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sdd_core import data, models, pruning, training, trajectory
+from sdd_core import models, training, trajectory
+from sdd_core.data import splits as data
 from sdd_core.spec import CHOICES, last_level, prune_count
 from sdd_core.store import Store, determined
+from sdd_core.training import pruning
 
 
 def masks_like(weights):

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from sdd_core import cost, data, models, pruning, retraining, training, trajectory
+from sdd_core import cost, models, training, trajectory
 from sdd_core.blobs import open_blobs
+from sdd_core.data import splits as data
 from sdd_core.spec import CHOICES, level_key, snapshot_key
 from sdd_core.store import Store, determined
+from sdd_core.training import pruning, retraining
 
 POLICIES = {
     "rewind_lr": {},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.section import Answer, Ask, decide, grid
+from sweeps.kinds.lambda_opt.bisection import Answer, Ask, decide, grid
 
 WORD = {"d": "dips", "c": "clean", "x": "collapsed"}
 

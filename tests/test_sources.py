@@ -12,9 +12,10 @@ import torch
 from torchvision import datasets
 
 import sdd_core.__main__
-from sdd_core import download, sources
-from sdd_core.noise import SUPERCLASSES
-from sdd_core.sources import DataError, File
+from sdd_core import download
+from sdd_core.data import sources
+from sdd_core.data.noise import SUPERCLASSES
+from sdd_core.data.sources import DataError, File
 from sdd_core.spec import HUMAN_LABEL_SETS
 
 REAL = os.environ.get("SDD_TEST_DATA")

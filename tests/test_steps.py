@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from sdd_core import data, models, pruning, steps, training
+from sdd_core import models, training
+from sdd_core.data import splits as data
 from sdd_core.spec import SpecError, TeacherRef, TrialSpec
-from sdd_core.steps import StepPlan
+from sdd_core.training import pruning, steps
+from sdd_core.training.steps import StepPlan
 
 CPU = torch.device("cpu")
 BF16 = torch.bfloat16

@@ -7,8 +7,8 @@ import pytest
 from sdd_core import trajectory
 from sdd_core.spec import SpecError, TeacherRef, level_keys
 from sdd_core.store import Need, Store, determined, is_complete
-from sweeps.driver_types import Task
-from sweeps.stages import in_stages
+from sweeps.run.teachers_first import in_stages
+from sweeps.sweep import Task
 from tests.fakes import fake_levels
 
 

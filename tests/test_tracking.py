@@ -22,9 +22,9 @@ from sdd_core import curve as curves
 from sdd_core import recipes, trajectory
 from sdd_core.spec import setting_id, to_json
 from sdd_core.store import Store
-from sweeps import mirror, run_content, sqlite_file, tracking
-from sweeps.mirror import TrialFinal
-from sweeps.tracking import Tracker
+from sweeps.tracking import content, mirror, sqlite_file, tracker
+from sweeps.tracking.mirror import TrialFinal
+from sweeps.tracking.tracker import Tracker
 from tests.fakes import fake_levels
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,8 +79,8 @@ def database(tmp_path, fresh_database):
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
-    monkeypatch.setattr(tracking, "PAUSE_S", 0.05)
-    monkeypatch.setattr(tracking, "FINISHING_PAUSE_S", 0.2)
+    monkeypatch.setattr(tracker, "PAUSE_S", 0.05)
+    monkeypatch.setattr(tracker, "FINISHING_PAUSE_S", 0.2)
     monkeypatch.setattr(sqlite_file, "LOCK_WAIT_S", 0.2)
 
 
@@ -175,17 +175,17 @@ def test_energies_and_totals_are_there_where_they_are_known(make_record):
 
     curve = [level(0, 0.5), level(1, 0.25), level(2, None), level(3, 0.25)]
     names = ("energy_kwh", "co2_g", "energy_kwh_total", "co2_g_total", "seconds_total", "pflop_real_total")
-    rows = run_content.level_figures(tiny(), curve)
+    rows = content.level_figures(tiny(), curve)
     assert [tuple(row.get(name) for name in names) for row in rows] == [
         (0.5, 222.5, 0.5, 222.5, 2.0, 0.5),
         (0.25, 111.25, 0.75, 333.75, 4.0, 1.0),
         (None, None, None, None, 6.0, 1.5),
         (0.25, 111.25, None, None, 8.0, 2.0),
     ]
-    assert all(row.keys() <= set(run_content.LEVEL_METRICS) for row in rows)
-    assert {list(row)[-1] for row in rows} == {run_content.MARKER}
-    assert run_content.energy_tag(curve[:2]) == "estimated; CO2 at 445 g/kWh"
-    assert run_content.energy_tag(curve) == "none; 1 of 4 levels: hung"
+    assert all(row.keys() <= set(content.LEVEL_METRICS) for row in rows)
+    assert {list(row)[-1] for row in rows} == {content.MARKER}
+    assert content.energy_tag(curve[:2]) == "estimated; CO2 at 445 g/kWh"
+    assert content.energy_tag(curve) == "none; 1 of 4 levels: hung"
 
 
 # --- one SQLite file ------------------------------------------------------------------------
@@ -366,7 +366,7 @@ def test_infinite_figures_are_left_out_and_named(trained):
     store, specs = trained
     spec, curve = specs[0], store.curve(specs[0])
     broken = [replace(record, train_loss=math.inf, val_loss=None) for record in curve]
-    (figures, *_) = run_content.level_figures(spec, broken)
+    (figures, *_) = content.level_figures(spec, broken)
     assert "val_loss" not in figures
     assert figures["train_loss"] == math.inf  # left out when written
 

@@ -8,8 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sdd_core import augmentation, data, models, pruning, steps, training
+from sdd_core import models, training
+from sdd_core.data import augmentation
+from sdd_core.data import splits as data
 from sdd_core.spec import TeacherRef, TrialSpec, stream
+from sdd_core.training import pruning, steps
 
 CPU = torch.device("cpu")
 CONSTANT = {"lr_schedule": "constant"}

@@ -1,0 +1,1 @@
+"""The pictures of curves, each a function that writes one file."""

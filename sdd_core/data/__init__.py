@@ -1,0 +1,1 @@
+"""Data sets: published files, label noise, augmentation, and the splits and batches made of them."""

@@ -1,0 +1,1 @@
+"""What a sweep will cost before it runs, and what it did cost afterwards."""

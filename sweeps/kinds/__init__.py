@@ -1,0 +1,1 @@
+"""The kinds of sweeps: what each runs next, and what it reports."""

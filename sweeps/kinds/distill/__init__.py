@@ -1,0 +1,1 @@
+"""A student under several approaches to distillation, beside the vanilla one."""

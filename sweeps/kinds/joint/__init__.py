@@ -1,0 +1,1 @@
+"""The joint search over λ, α and τ of a distilled student."""

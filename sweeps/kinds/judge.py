@@ -1,0 +1,88 @@
+"""Verdicts of trials and of the points that a search asks for, read from their curves in the store."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sdd_core import curve
+from sdd_core.curve import GiveUp, LevelRecord, Verdict
+from sdd_core.reading import Trial
+from sdd_core.spec import TrialSpec
+from sdd_core.store import Store, is_complete
+from sweeps.sweep import Task
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges the trials of a point, one a seed and in the seeds' order, by a rule and against the base."""
+
+    store: Store
+    rule: GiveUp
+    base: Sequence[TrialSpec]
+    """The base's trials, which run to their end: what has collapsed is measured against them."""
+
+    def curves(self, trials: Sequence[TrialSpec]) -> list[Trial]:
+        """Trials with their curves so far."""
+        return [(spec, self.store.curve(spec)) for spec in trials]
+
+    def unfinished(self, trials: Sequence[TrialSpec]) -> list[Task]:
+        """Those short of their target sparsity, to be run to their end."""
+        return [Task(spec, None) for spec, levels in self.curves(trials) if not is_complete(levels, spec)]
+
+    def undecided(self, trials: Sequence[TrialSpec]) -> list[Task]:
+        """Those whose verdict is not known yet, to be given up when it is."""
+        return [
+            Task(spec, self.rule)
+            for spec, levels in self.curves(trials)
+            if not is_complete(levels, spec) and not self.rule.applies(levels)
+        ]
+
+    def depth(self, levels: Sequence[LevelRecord]) -> float:
+        """The dip, or rebound, that the verdict reads."""
+        return curve.shape_of(levels, self.rule.shape, self.rule.labels)
+
+    def median_depth(self, trials: Sequence[TrialSpec]) -> float:
+        """The median over seeds of a point's dip; a lower bound while a trial is short of its end."""
+        return statistics.median(self.depth(levels) for _, levels in self.curves(trials))
+
+    def best(self, levels: Sequence[LevelRecord]) -> float:
+        """The best deciding accuracy of a curve."""
+        return max(record.deciding_accuracy(self.rule.labels) for record in levels)
+
+    def thresholds(self) -> list[float | None]:
+        """Per seed, the best accuracy below which a curve has collapsed; None while its base is short of its end."""
+        return [
+            curve.collapse_threshold(self.best(levels), levels[0].chance) if is_complete(levels, spec) else None
+            for spec, levels in self.curves(self.base)
+        ]
+
+    def trial_verdicts(self, trials: Sequence[TrialSpec]) -> list[Verdict | None]:
+        """Per seed, the trial's verdict; None while it, or one of the bases, is not known."""
+        thresholds = [threshold for threshold in self.thresholds() if threshold is not None]
+        if len(thresholds) < len(self.base):
+            return [None] * len(trials)
+        waiting = self.unfinished(trials) if trials == self.base else self.undecided(trials)
+        undecided = {task.spec.trial_id for task in waiting}
+        return [
+            None
+            if spec.trial_id in undecided
+            else curve.trial_verdict(self.depth(levels), self.best(levels), self.rule.tolerance, threshold)
+            for (spec, levels), threshold in zip(self.curves(trials), thresholds, strict=True)
+        ]
+
+    def verdict(self, trials: Sequence[TrialSpec]) -> Verdict:
+        """A point's verdict, when all its trials have theirs."""
+        return curve.lambda_verdict([verdict for verdict in self.trial_verdicts(trials) if verdict is not None])
+
+    def constraints(self, trials: Sequence[TrialSpec]) -> dict[str, float]:
+        """Optuna's constraints: by how much the median seed misses a clean verdict; <= 0 is clean."""
+        levels = [records for _, records in self.curves(trials)]
+        depths = [self.depth(records) - self.rule.tolerance for records in levels]
+        short = [
+            threshold - self.best(records)
+            for records, threshold in zip(levels, self.thresholds(), strict=True)
+            if threshold is not None
+        ]
+        return {self.rule.shape: statistics.median(depths), "collapse": statistics.median(short)}

@@ -1,0 +1,1 @@
+"""The search for λ_opt, the smallest L2 penalty whose curve has no dip."""
