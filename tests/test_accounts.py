@@ -7,13 +7,14 @@ import os
 import pytest
 
 from sdd_core import cost, pace, recipes
+from sdd_core.ledger import Spent
 from sdd_core.pace import Pace, calibrate
 from sdd_core.spec import TeacherRef
 from sweeps import flags
 from sweeps.forecast import balance
 from sweeps.forecast.balance import Paces, Prediction, comparison, comparison_lines, saved, saved_line
 from sweeps.forecast.work import Bill
-from sweeps.sweep import Budget, Spent
+from sweeps.run.outcome import Budget
 from tests.fakes import fake_levels, fake_pace
 
 BASE = recipes.digits_lenet().replace(target_sparsity=0.67, data_seed=0)  # 6 levels

@@ -24,7 +24,8 @@ from sweeps.kinds.distill.flags import read_options
 from sweeps.kinds.distill.plan import VANILLA, Approach, DistillSettings, DistillSweep
 from sweeps.kinds.distill.report import DistillAnswer
 from sweeps.run import launch
-from sweeps.sweep import Outcome, Task
+from sweeps.run.outcome import Outcome
+from sweeps.sweep import Task
 from tests.fakes import fake_levels, fake_record
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,8 @@ import pytest
 from sdd_core import cost, recipes
 from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store, determined, is_complete
-from sweeps.sweep import Budget, Task
+from sweeps.run.outcome import Budget
+from sweeps.sweep import Task
 
 TINY = recipes.digits_lenet().replace(
     epochs=1, model_options=(("hidden1", 32), ("hidden2", 16)), target_sparsity=0.5

@@ -8,7 +8,8 @@ from sdd_core.spec import TeacherRef
 from sweeps import flags
 from sweeps.kinds.lambda_opt.outlook import to_the_end
 from sweeps.run import launch
-from sweeps.sweep import Outcome, Task
+from sweeps.run.outcome import Outcome
+from sweeps.sweep import Task
 from tests.fakes import fake_levels
 
 BASE = recipes.digits_lenet().replace(target_sparsity=0.67)  # 6 levels

@@ -457,7 +457,7 @@ def test_a_process_ends_in_time_although_a_request_hangs(deaf_server, tmp_path):
 import time
 from sdd_core import recipes
 from sdd_core.store import Store
-from sweeps.mirror import TrialFinal
+from sweeps.tracking.mirror import TrialFinal
 from sweeps.tracking import Tracker
 spec = recipes.digits_lenet()
 tracker = Tracker({deaf_server!r}, Store({str(tmp_path)!r}), "sweep", script="toy.py")

@@ -12,6 +12,7 @@ import torch
 
 from sdd_core import cost, energy
 from sdd_core.curve import LevelRecord
+from sdd_core.ledger import Spent
 from sdd_core.pace import Pace, calibrate
 from sdd_core.reading import Trial
 from sdd_core.spec import TrialSpec
@@ -20,7 +21,7 @@ from sweeps.flags import Common, gains_from_gpu
 from sweeps.forecast.report import span
 from sweeps.forecast.work import Bill, PaceOf, Span, total, work
 from sweeps.kinds.lambda_opt.outlook import whole_levels
-from sweeps.sweep import Outlook, Spent
+from sweeps.sweep import Outlook
 
 
 class Paces:

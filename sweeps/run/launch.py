@@ -23,12 +23,13 @@ from sdd_core.reading import Trial
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 from sdd_core.training import steps
-from sweeps import sweep
 from sweeps.flags import Common, gains_from_gpu
 from sweeps.forecast import balance, report, work
 from sweeps.forecast.balance import Paces
+from sweeps.run import outcome
+from sweeps.run.outcome import Listener, Outcome
 from sweeps.run.progress import Progress
-from sweeps.sweep import Listener, Outcome, Source, Task
+from sweeps.sweep import Source, Task
 from sweeps.tracking.mirror import TrialFinal
 from sweeps.tracking.tracker import Tracker
 
@@ -159,7 +160,7 @@ class Launch:
                 resources=ray_driver.Resources(cpus=common.cpus, gpus=gpus, width=width, threads=common.threads),
                 keep=common.keep,
                 listeners=listeners,
-                budget=sweep.Budget(
+                budget=outcome.Budget(
                     pflop=common.cost.budget_pflop,
                     gco2=common.cost.budget_gco2,
                     intensity=common.reading.intensity,

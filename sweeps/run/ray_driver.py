@@ -37,8 +37,9 @@ from ray.tune.search import Searcher
 from sdd_core.curve import GiveUp, LevelRecord
 from sdd_core.spec import from_json, last_level, to_json
 from sdd_core.store import Store
+from sweeps.run.outcome import Budget, Listener, Outcome
 from sweeps.run.teachers_first import in_stages, teacher_task
-from sweeps.sweep import Budget, Listener, Outcome, Source, Task
+from sweeps.sweep import Source, Task
 
 RETRIES = 2  # of a trial whose worker died or raised; it goes on from its last finished level
 
