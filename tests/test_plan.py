@@ -12,8 +12,8 @@ from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store
 from sweeps.forecast.report import SCHEMA, as_json, span
 from sweeps.forecast.work import Bill, bill, forecast, sizes, total, work
-from sweeps.kinds.lambda_opt.outlook import to_the_end
-from sweeps.sweep import Outlook
+from sweeps.kinds.grid.plan import Grid
+from sweeps.sweep import Arm, Outlook
 from tests.fakes import fake_levels
 
 BASE = recipes.digits_lenet().replace(target_sparsity=0.67, data_seed=0)  # 6 levels, with fakes as with the real one
@@ -198,7 +198,7 @@ def test_a_forecast_puts_the_largest_consumers_first_and_names_teachers(store):
 def test_a_sweep_that_runs_every_trial_to_its_end(store):
     """What a sweep of given trials plans, with their teacher."""
     specs = [student("pruned", alpha=alpha) for alpha in (0.1, 0.9)]
-    found = forecast(store, to_the_end([(spec, store.curve(spec)) for spec in specs]), lambda spec: PACE)
+    found = forecast(store, Grid(arms=tuple(Arm(trials=(spec,)) for spec in specs)).outlook(store), lambda spec: PACE)
     assert found.fewest == found.most
     assert (found.most.trials, found.most.bill.levels) == (3, 18)
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from analysis.pictures.axes import DPI, GREY, HALO, chance_line, remaining_share, sparsity_axis
 from sdd_core.curve import LevelRecord, dip, early_stop, lift, phases
+from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec, setting_id
 from sdd_core.store import is_complete
 
@@ -74,8 +75,9 @@ def plot_curves(
     base: float | None,
     optimum: float | None,
     tolerance: float,
-    labels: str = "clean",
+    reading: Reading,
 ) -> None:
+    labels = reading.labels
     """Write the picture of one setting's trials as a PNG of 1440 x 864 pixels.
 
     Left: the deciding accuracy of every λ, the mean over seeds thick and each seed thin, with each dip of

@@ -23,6 +23,7 @@ from matplotlib.patches import Patch
 from analysis.frames import Trial
 from analysis.pictures.axes import DPI, GREY, chance_line, remaining_share, sparsity_axis
 from sdd_core.curve import LevelRecord, best_level, dip, lift, shape_of
+from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec
 
 VANILLA_COLOUR: Final = "#D55E00"
@@ -45,8 +46,9 @@ class _Line:
 
 
 def plot_distillation(
-    path: str | Path, title: str, students: Sequence[Trial], *, teacher: Trial | None, labels: str = "clean"
+    path: str | Path, title: str, students: Sequence[Trial], *, teacher: Trial | None, reading: Reading
 ) -> None:
+    labels = reading.labels
     """Write the picture of a distillation sweep as a PNG, 1440 pixels wide or more.
 
     `students` are of one student: vanilla ones, which are in every panel, and distilled ones; `teacher` is

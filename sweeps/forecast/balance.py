@@ -217,3 +217,14 @@ def saved_line(form: Mapping[str, Mapping[str, float]]) -> str:
         if values["levels"] > 0
     ]
     return f"not trained: {'; '.join(parts)}" if parts else ""
+
+
+def flat(run: Mapping[str, Any] | None, saved: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What a run cost and saved as metrics of one level of names; figures that are not known are left out."""
+    metrics: dict[str, Any] = {
+        f"saved_{why}_{name}": value for why, form in saved.items() for name, value in form.items()
+    }
+    for name, form in (run or {}).items():
+        ends = form["predicted"] or {}
+        metrics |= {f"run_{name}": form["measured"]} | {f"run_{name}_predicted_{end}": ends[end] for end in ends}
+    return {name: float(value) for name, value in metrics.items() if value is not None}

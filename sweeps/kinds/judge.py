@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sdd_core import curve
 from sdd_core.curve import GiveUp, LevelRecord, Verdict
@@ -22,10 +22,15 @@ class Judge:
     rule: GiveUp
     base: Sequence[TrialSpec]
     """The base's trials, which run to their end: what has collapsed is measured against them."""
+    _held: dict[TrialSpec, list[LevelRecord]] = field(default_factory=dict, compare=False)
+    """Curves that were read: a judge sees the store as it was at one moment."""
 
     def curves(self, trials: Sequence[TrialSpec]) -> list[Trial]:
         """Trials with their curves so far."""
-        return [(spec, self.store.curve(spec)) for spec in trials]
+        for spec in trials:
+            if spec not in self._held:
+                self._held[spec] = self.store.curve(spec)
+        return [(spec, self._held[spec]) for spec in trials]
 
     def unfinished(self, trials: Sequence[TrialSpec]) -> list[Task]:
         """Those short of their target sparsity, to be run to their end."""

@@ -39,7 +39,7 @@ from sdd_core.spec import from_json, last_level, to_json
 from sdd_core.store import Store
 from sweeps.run.outcome import Budget, Listener, Outcome
 from sweeps.run.teachers_first import in_stages, teacher_task
-from sweeps.sweep import Source, Task
+from sweeps.sweep import Plan, Task
 
 RETRIES = 2  # of a trial whose worker died or raised; it goes on from its last finished level
 
@@ -55,16 +55,17 @@ class Resources:
 
 
 def run(
-    source: Source,
+    plans: Sequence[Plan],
     store: Store,
     *,
     resources: Resources,
     keep: str,
+    labels: str,
     listeners: Sequence[Listener],
     budget: Budget | None = None,
     shared_storage: str | None = None,
 ) -> Outcome:
-    """Run the trials that `source` asks for until it asks for none. Ray must be attached already.
+    """Run the trials that the plans ask for until they are over. Ray must be attached already.
 
     Teachers are run before the students that wait for them. A trial that fails for good is named in the
     outcome, with the students that it holds back, and the others go on; Ctrl-C ends the sweep at once,
@@ -74,7 +75,7 @@ def run(
     object store.
     """
     outcome = Outcome()
-    queue = _Queue(source, store, resources, keep, listeners, outcome, budget)
+    queue = _Queue(plans, store, resources, keep, listeners, outcome, budget)
     folder = shared_storage or tempfile.mkdtemp(prefix="sdd-ray-")
     name = f"run-{uuid.uuid4().hex}"  # never an earlier run's folder, which Tune would go on with
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -186,7 +187,7 @@ class _Queue(_NotSaved, Searcher):
 
     def __init__(
         self,
-        source: Source,
+        plans: Sequence[Plan],
         store: Store,
         resources: Resources,
         keep: str,
@@ -195,7 +196,7 @@ class _Queue(_NotSaved, Searcher):
         budget: Budget | None,
     ) -> None:
         super().__init__(metric=None, mode=None)
-        self.source, self.store, self.resources, self.keep = source, store, resources, keep
+        self.plans, self.store, self.resources, self.keep = plans, store, resources, keep
         self.listeners, self.outcome, self.budget = listeners, outcome, budget
         self.running: dict[str, Task] = {}  # by Ray's id of the trial
         self._plan: list[Task] | None = None
@@ -226,9 +227,10 @@ class _Queue(_NotSaved, Searcher):
         Its teacher's level is known, and its own next level is nobody's who runs now.
         """
         if self._plan is None:
-            self._plan = in_stages(self.store, self.source.plan(), self._ran)
+            steps = [plan.step(self.store) for plan in self.plans]
+            self._plan = in_stages(self.store, [task for step in steps for task in step.tasks], self._ran)
             for listener in self.listeners:
-                listener.planned(self._plan, self.source.trials_left())
+                listener.planned(self._plan, sum(step.left for step in steps))
         taken = {self.store.next_key(task.spec) for task in self.running.values()}
         running = {task.spec.trial_id for task in self.running.values()}
         for task in self._plan:

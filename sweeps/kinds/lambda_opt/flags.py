@@ -10,6 +10,7 @@ from typing import Final
 from sdd_core.curve import GiveUp, default_tolerance
 from sdd_core.data import splits
 from sdd_core.flags import Parser, add_spec_flags, parse_value, read_spec
+from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec, setting_id
 from sweeps.flags import Common, Reader, add_common_flags, read_common, trial_faults
 from sweeps.kinds.joint.plan import JointSettings
@@ -54,6 +55,10 @@ class Options:
     joint: JointSettings | None
     """Of the joint search over λ, α and τ, when it is asked for."""
     optuna: str
+
+    @property
+    def searches(self) -> tuple[SearchSettings, ...]:
+        return (self.search,)
 
 
 def make_parser() -> Parser:
@@ -111,7 +116,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         rule=rule,
         width=reader.number("lambdas_at_once", "int", 1, "a whole number from 1", 2),
     )
-    joint = _joint(reader, settings)
+    joint = _joint(reader, settings, common.reading)
     faults += spec_faults + data_faults + reader.faults
     if faults:
         parser.refuse(faults)
@@ -119,7 +124,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     return Options(common=common, search=settings, joint=joint, optuna=optuna)
 
 
-def _joint(reader: Reader, search: SearchSettings) -> JointSettings | None:
+def _joint(reader: Reader, search: SearchSettings, reading: Reading) -> JointSettings | None:
     """The joint search that is asked for, over the λs of the search for λ_opt."""
     budget = reader.number("joint", "int", 1, "a whole number from 1")
     if budget is None:
@@ -131,7 +136,13 @@ def _joint(reader: Reader, search: SearchSettings) -> JointSettings | None:
             reader.faults.append(f"{name} {reader.text(name)}: is searched with --joint; leave it out")
     axes = Axes(weight_decay=search.points, alpha=ALPHAS, temperature=TEMPERATURES)
     return JointSettings(
-        base=search.base, axes=axes, budget=budget, seeds=search.seeds, rule=search.rule, width=search.width
+        base=search.base,
+        axes=axes,
+        budget=budget,
+        seeds=search.seeds,
+        rule=search.rule,
+        reading=reading,
+        width=search.width,
     )
 
 

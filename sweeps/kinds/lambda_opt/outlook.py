@@ -11,13 +11,12 @@ that noise puts out of that order can lead a search beyond it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sdd_core import cost, curve
 from sdd_core.curve import Curve, GiveUp, LevelRecord, Verdict
-from sdd_core.reading import Trial
 from sdd_core.spec import TrialSpec, last_level
 from sweeps.kinds.lambda_opt.bisection import Answer, decide
 from sweeps.sweep import Outlook
@@ -106,12 +105,6 @@ def outlook(points: Sequence[Sequence[Standing]], width: int) -> Outlook:
             fewest = min(ending[point][i] if point in ending else s.levels for ending in low)
             ranges[s.spec] = (fewest, max(ending[point][i] for ending in high if point in ending))
     return Outlook(fewest=by_trial(min(low, key=to_train)), most=by_trial(max(high, key=to_train)), trials=ranges)
-
-
-def to_the_end(trials: Iterable[Trial]) -> Outlook:
-    """The outlook of a sweep that runs all its trials to their target sparsity."""
-    whole = {spec: whole_levels(spec, levels) for spec, levels in trials}
-    return Outlook(fewest=whole, most=whole, trials={spec: (n, n) for spec, n in whole.items()})
 
 
 def endings(possible: Sequence[frozenset[Verdict]], width: int) -> Iterator[tuple[dict[int, Verdict], Answer]]:

@@ -1,0 +1,3 @@
+"""stub until merged"""
+
+Panel = plot_settings = None

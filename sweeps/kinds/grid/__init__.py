@@ -1,0 +1,1 @@
+"""A grid: every arm runs to its end, whatever the others show."""
