@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from analysis.frames import Trial, setting_labels
-from sdd_core.curve import PFLOPS, Point, Summary, summarise, total_costs
+from sdd_core.curve import Point, Summary, summarise, total_costs
 from sdd_core.energy import WORLD_INTENSITY, grams
+from sdd_core.record import PFLOPS
 from sdd_core.spec import TrialSpec, setting, setting_id
 from sdd_core.store import is_complete
 

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import pandas as pd
 
-from sdd_core.curve import COSTS, PFLOPS, SCORES, Costs, LevelRecord, Summary, costs, summarise
+from sdd_core.curve import COSTS, Costs, Summary, costs, summarise
 from sdd_core.energy import WORLD_INTENSITY, grams
+from sdd_core.record import PFLOPS, SCORES, LevelRecord
 from sdd_core.spec import TrialSpec, setting_id
 from sdd_core.store import Store, is_complete
 

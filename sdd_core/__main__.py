@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from sdd_core import curve, energy
-from sdd_core.curve import LevelRecord
 from sdd_core.flags import Parser, add_data_dir_flag, add_spec_flags, parse_value, read_spec, set_data_dir
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdd_core import curve
-from sdd_core.curve import PFLOPS, LevelRecord, Summary
+from sdd_core.curve import Summary
 from sdd_core.energy import WORLD_INTENSITY, grams
+from sdd_core.record import PFLOPS, LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import is_complete
 

@@ -16,7 +16,7 @@ import pytest
 from analysis import frames
 from analysis.choices import SettingTradeoff, tradeoffs
 from analysis.tradeoff import CSV_COLUMNS, main
-from sdd_core.curve import LevelRecord
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec, level_keys, setting_id
 from sdd_core.store import Store
 

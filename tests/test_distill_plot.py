@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.pictures import distill
 from analysis.pictures.distill import LEVEL_COLOURS, TEACHER_COLOUR, VANILLA_COLOUR
-from sdd_core.curve import LevelRecord
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec, level_keys
 from tests.fakes import fake_record
 

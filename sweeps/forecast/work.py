@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sdd_core import cost
-from sdd_core.curve import LevelRecord
 from sdd_core.data import splits
 from sdd_core.pace import Pace
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec, level_keys, snapshot_key
 from sdd_core.store import Store
 from sweeps.kinds.lambda_opt.outlook import whole_levels

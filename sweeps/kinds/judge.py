@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdd_core import curve
-from sdd_core.curve import GiveUp, LevelRecord, Verdict
+from sdd_core.curve import GiveUp, Verdict
 from sdd_core.reading import Trial
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
 from sweeps.sweep import Task

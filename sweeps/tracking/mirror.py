@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from sdd_core.curve import Curve
+from sdd_core.record import Curve
 from sdd_core.spec import TrialSpec, setting_id
 from sdd_core.store import Store
 from sweeps.tracking import sqlite_file

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sdd_core.curve import LevelRecord
 from sdd_core.reading import Trial
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec
 from sdd_core.store import Store, is_complete
 from sweeps.kinds.lambda_opt.outlook import to_the_end

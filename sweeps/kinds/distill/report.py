@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sdd_core import curve, spec
-from sdd_core.curve import LevelRecord
 from sdd_core.energy import grams
 from sdd_core.reading import Reading, trial_json, trial_metrics
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 from sweeps.kinds.distill import figures
 from sweeps.kinds.distill.figures import MODES, Mode, Row, Shared, costs, shared_levels
