@@ -13,13 +13,12 @@ from typing import Any, Final
 
 import pandas as pd
 
-from sdd_core.curve import COSTS, Costs, Summary, costs, summarise
-from sdd_core.energy import WORLD_INTENSITY, grams
-from sdd_core.record import PFLOPS, SCORES, LevelRecord
+from sdd_core.curve import COSTS, Costs, Summary, costs
+from sdd_core.energy import grams
+from sdd_core.reading import AS_USUAL, Reading, Trial, read_trials
+from sdd_core.record import PFLOPS, SCORES
 from sdd_core.spec import TrialSpec, setting_id
-from sdd_core.store import Store, is_complete
-
-Trial = tuple[TrialSpec, Sequence[LevelRecord]]
+from sdd_core.store import Store
 
 # Fields of a spec that fit a cell as they are.
 _SPEC_FIELDS: Final = tuple(
@@ -76,57 +75,43 @@ TRIAL_COLUMNS: Final = (
 )
 
 
-def read_trials(store: Store, sweep: str | None = None) -> list[Trial]:
-    """Each trial of a sweep, or of all, with its finished levels, in the order of their ids."""
-    return [(spec, store.curve(spec)) for spec in store.trials(sweep)]
-
-
 def distinct_costs(trials: Sequence[Trial]) -> Costs:
     """What all levels of these trials cost together; a level that trials share is paid for once."""
     return costs(list({record.key: record for _, curve in trials for record in curve}.values()))
 
 
-def level_frame(store: Store, sweep: str | None = None, *, intensity: float = WORLD_INTENSITY) -> pd.DataFrame:
+def level_frame(store: Store, sweep: str | None = None, reading: Reading = AS_USUAL) -> pd.DataFrame:
     """One row per finished level of each trial, with `LEVEL_COLUMNS`.
 
     A level that trials share has a row in each. `pflop_total` is the cost of the trial up to and
-    with this level; `complete` says whether the trial's curve has run to its end; `co2_g` is the
-    energy at `intensity` in gCO2e/kWh.
+    with this level; `complete` says whether the trial's curve has run to its end. Of `reading` only the
+    intensity of the electricity matters, for `co2_g`.
     """
     rows: list[dict[str, Any]] = []
-    for spec, curve in read_trials(store, sweep):
-        shared = _identity(spec) | {"complete": is_complete(list(curve), spec)}
+    for trial in read_trials(store, store.trials(sweep)):
+        shared = _identity(trial.spec) | {"complete": trial.complete}
         total = 0.0
-        for record in curve:
+        for record in trial.curve:
             total += record.pflop
             # A record's `label_noise` and `teacher` would hide the spec's fields of these names.
             row = {name: value for name, value in vars(record).items() if name not in ID_COLUMNS}
             row |= {"realised_noise": record.label_noise, "pflop_total": total, "level_key": record.key}
-            row |= _spent(costs([record]), intensity)
+            row |= _spent(costs([record]), reading.intensity)
             rows.append(shared | row)
     return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
 
 
-def trial_frame(
-    store: Store,
-    sweep: str | None = None,
-    *,
-    labels: str = "clean",
-    patience: int = 3,
-    min_drop: float = 0.02,
-    intensity: float = WORLD_INTENSITY,
-) -> pd.DataFrame:
-    """One row per trial with the figures of `curve.summarise` and `TRIAL_COLUMNS`.
+def trial_frame(store: Store, sweep: str | None = None, reading: Reading = AS_USUAL) -> pd.DataFrame:
+    """One row per trial with the figures of `curve.Summary` and `TRIAL_COLUMNS`.
 
-    A trial without a finished level has a row too, with 0 levels and no figures. The `co2_g` columns are
-    the energies at `intensity` in gCO2e/kWh.
+    A trial without a finished level has a row too, with 0 levels and no figures.
     """
     rows = []
-    for spec, curve in read_trials(store, sweep):
-        row = _identity(spec) | {"complete": is_complete(list(curve), spec), "levels": len(curve)}
-        row |= {"labels": labels, "patience": patience, "min_drop": min_drop}
-        if curve:
-            row |= _figures(summarise(curve, labels=labels, patience=patience, min_drop=min_drop), intensity)
+    for trial in read_trials(store, store.trials(sweep)):
+        row = _identity(trial.spec) | {"complete": trial.complete, "levels": len(trial.curve)}
+        row |= {"labels": reading.labels, "patience": reading.patience, "min_drop": reading.min_drop}
+        if trial.curve:
+            row |= _figures(reading.summary(trial.curve), reading.intensity)
         rows.append(row)
     return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
 

@@ -305,7 +305,7 @@ class Summary(Costs):
     """False when the curve ran out first."""
 
 
-def summarise(curve: Curve, *, labels: str = "clean", patience: int = 3, min_drop: float = 0.02) -> Summary:
+def summarise(curve: Curve, *, labels: str, patience: int, min_drop: float) -> Summary:
     """The figures of a curve of at least one level; raises ValueError for an empty one."""
     values = [record.deciding_accuracy(labels) for record in curve]
     best, stop = best_level(values), early_stop(values, patience, min_drop)

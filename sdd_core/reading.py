@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from sdd_core import curve
 from sdd_core.curve import Summary
 from sdd_core.energy import WORLD_INTENSITY, grams
-from sdd_core.record import PFLOPS, LevelRecord
+from sdd_core.record import PFLOPS, Curve, LevelRecord
 from sdd_core.spec import TrialSpec
-from sdd_core.store import is_complete
+from sdd_core.store import Store, is_complete
 
-Trial = tuple[TrialSpec, list[LevelRecord]]
-"""A trial with its curve so far."""
+
+class Trial(NamedTuple):
+    """A trial with its curve so far."""
+
+    spec: TrialSpec
+    curve: list[LevelRecord]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the curve has run to its end."""
+        return is_complete(self.curve, self.spec)
+
+
+def read_trials(store: Store, specs: Iterable[TrialSpec]) -> list[Trial]:
+    """Trials with their curves so far, in the order given."""
+    return [Trial(spec, store.curve(spec)) for spec in specs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +41,13 @@ class Reading:
     intensity: float = WORLD_INTENSITY
     """Of the electricity, in gCO2e/kWh."""
 
-    def summary(self, levels: Sequence[LevelRecord]) -> Summary:
-        """A curve's figures, read this way."""
+    def summary(self, levels: Curve) -> Summary:
+        """The figures of a curve of at least one level, read this way; raises ValueError for an empty one."""
         return curve.summarise(levels, labels=self.labels, patience=self.patience, min_drop=self.min_drop)
+
+
+AS_USUAL: Final = Reading()
+"""How curves are read when nothing else is asked for."""
 
 
 def trial_json(spec: TrialSpec, levels: list[LevelRecord], reading: Reading) -> dict[str, Any]:

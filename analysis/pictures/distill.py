@@ -20,9 +20,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.frames import Trial
 from analysis.pictures.axes import DPI, GREY, chance_line, remaining_share, sparsity_axis
 from sdd_core.curve import best_level, dip, lift, shape_of
+from sdd_core.reading import Trial
 from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 
@@ -42,7 +42,7 @@ class _Line:
     name: str
     colour: str
     dashes: Literal["-", "--"]
-    curves: list[Sequence[LevelRecord]]
+    curves: Sequence[Sequence[LevelRecord]]
 
 
 def plot_distillation(
@@ -55,7 +55,7 @@ def plot_distillation(
     deviation; a dot is a seed's best level on the split that decides, with `labels`. Trials without a level
     are left out; raises ValueError when no student has one.
     """
-    drawn = [(spec, curve) for spec, curve in students if curve]
+    drawn = [trial for trial in students if trial.curve]
     if not drawn:
         raise ValueError(f"a picture needs a student with at least one level, but got {len(students)} without any")
     panels = _panels(drawn)
@@ -108,8 +108,8 @@ def _order(level: str | int) -> tuple[int, str]:
 
 def _draw_panel(axes: Axes, lines: Sequence[_Line], teacher: Trial | None, labels: str) -> None:
     by_test = lines[0].curves[0][0].val_accuracy is None
-    if teacher is not None and teacher[1]:
-        _draw_teacher(axes, teacher[1], lines)
+    if teacher is not None and teacher.curve:
+        _draw_teacher(axes, teacher.curve, lines)
     handles = []
     for line in lines:
         _draw_line(axes, line, labels)
@@ -166,8 +166,8 @@ def _key(figure: Figure, *, several: bool, by_test: bool, teacher: Trial | None)
     best = Line2D([], [], color=GREY, marker="o", markersize=7, markeredgecolor="white", linestyle="none")
     best.set_label(f"best level{' of a seed' if several else ''}, {chosen}")
     handles.append(best)
-    if teacher is not None and teacher[1]:
-        handles.append(Line2D([], [], color=TEACHER_COLOUR, linewidth=1.2, label=_teacher_name(teacher[0])))
+    if teacher is not None and teacher.curve:
+        handles.append(Line2D([], [], color=TEACHER_COLOUR, linewidth=1.2, label=_teacher_name(teacher.spec)))
         learnt = Line2D([], [], marker="D", markersize=7, markerfacecolor="white", markeredgecolor=GREY)
         learnt.set(markeredgewidth=1.6, linestyle="none", label="the teacher's level learnt from")
         handles.append(learnt)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sdd_core import curve
 from sdd_core.curve import GiveUp, Verdict
-from sdd_core.reading import Trial
+from sdd_core.reading import Trial, read_trials
 from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
@@ -26,7 +26,7 @@ class Judge:
 
     def curves(self, trials: Sequence[TrialSpec]) -> list[Trial]:
         """Trials with their curves so far."""
-        return [(spec, self.store.curve(spec)) for spec in trials]
+        return read_trials(self.store, trials)
 
     def unfinished(self, trials: Sequence[TrialSpec]) -> list[Task]:
         """Those short of their target sparsity, to be run to their end."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sdd_core.reading import Trial
+from sdd_core.reading import Trial, read_trials
 from sdd_core.record import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec
 from sdd_core.store import Store, is_complete
@@ -97,7 +97,7 @@ class DistillSweep:
 
     def curves(self, approach: Approach) -> list[Trial]:
         """An approach's trials with their curves so far."""
-        return [(spec, self.store.curve(spec)) for spec in self.settings.trials(approach)]
+        return read_trials(self.store, self.settings.trials(approach))
 
     def students(self) -> list[Trial]:
         """The trials of all approaches with their curves so far."""
@@ -107,13 +107,13 @@ class DistillSweep:
         """The teacher's trial with the levels that are there; None when no student has one."""
         if all(approach.level is None for approach in self.settings.approaches):
             return None
-        return self.settings.teacher, self.store.curve(self.settings.teacher)
+        return Trial(self.settings.teacher, self.store.curve(self.settings.teacher))
 
     def trials(self) -> list[Trial]:
         """The teacher's trial and the students', each once: the teacher may be a vanilla student too."""
         teacher = self.teacher()
         trials = [teacher] if teacher is not None else []
-        return list({spec.trial_id: (spec, levels) for spec, levels in [*trials, *self.students()]}.values())
+        return list({trial.spec.trial_id: trial for trial in [*trials, *self.students()]}.values())
 
     def learnt_from(self, approach: Approach) -> LevelRecord | None:
         """The level that a reference of the teacher means; None while it is not known, and for the vanilla student."""
