@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from analysis.frames import setting_labels
 from sdd_core.curve import Point, Summary, total_costs
 from sdd_core.energy import grams
 from sdd_core.reading import Reading, Trial
 from sdd_core.record import PFLOPS
 from sdd_core.spec import TrialSpec, setting, setting_id
+from sdd_core.words import setting_labels
 
 MODES: Final = {"run_to_end": "run to the end", "early_stopping": "early stopping"}
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
+from sdd_core import words
 from sdd_core.reading import trial_metrics
 from sdd_core.store import is_complete
 from sweeps.kinds.distill.flags import Options, make_parser, read_options
@@ -52,14 +53,12 @@ def _sweep(options: Options, console: Console) -> int:
 
 
 def _heading(options: Options) -> str:
-    from analysis import frames
-
     settings = options.settings
     swept = {"α": settings.alphas, "τ": settings.temperatures, "teacher": settings.levels}
     product = " × ".join(f"{name} {', '.join(map(_short, values))}" for name, values in swept.items())  # noqa: RUF001
     approaches, seeds = len(settings.approaches), len(settings.seeds)
     return (
-        f"distillation for {frames.setting_label(settings.student)}: vanilla and {product}, "
+        f"distillation for {words.setting_label(settings.student)}: vanilla and {product}, "
         f"{seeds} seed{'s' if seeds > 1 else ''} each: {seeds * approaches} students"
     )
 
@@ -69,14 +68,13 @@ def _short(value: float | str) -> str:
 
 
 def _draw(options: Options, sweep: DistillSweep) -> None:
-    from analysis import frames
     from analysis.pictures import distill
 
     picture, student = options.common.picture, options.settings.student
     picture.parent.mkdir(parents=True, exist_ok=True)
     distill.plot_distillation(
         picture,
-        f"{frames.setting_label(student)}, λ={student.weight_decay:g}",
+        f"{words.setting_label(student)}, λ={student.weight_decay:g}",
         sweep.students(),
         teacher=sweep.teacher(),
         labels=options.common.reading.labels,

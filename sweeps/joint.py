@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from analysis import frames
 from analysis.pictures import joint
+from sdd_core import words
 from sdd_core.reading import trial_metrics
 from sweeps.kinds.joint.plan import JointSearch, JointSettings
 from sweeps.kinds.joint.report import JointAnswer
@@ -40,8 +40,8 @@ def search(options: Options, settings: JointSettings, console: Console) -> int:
     answer = JointAnswer(source, common.sweep)
     vanilla, places = answer.places()
     common.picture.parent.mkdir(parents=True, exist_ok=True)
-    label = frames.setting_label(settings.base.replace(teacher=None, alpha=0.0))
-    title = f"{label}: distilled from {frames.teacher_label(settings.base)}"
+    label = words.setting_label(settings.base.replace(teacher=None, alpha=0.0))
+    title = f"{label}: distilled from {words.teacher_label(settings.base)}"
     joint.plot_joint(common.picture, title, vanilla, places, decided_on=settings.base.decided_on)
     metrics, tags = answer.sweep_figures()
     finals = _finals(source, whole=True)
@@ -55,9 +55,9 @@ def _heading(settings: JointSettings) -> str:
         f"{sign} in [{values[0]:g}, {values[-1]:g}]"
         for sign, values in (("λ", axes.weight_decay), ("α", axes.alpha), ("τ", axes.temperature))
     )
-    student = frames.setting_label(settings.base.replace(teacher=None, alpha=0.0))
+    student = words.setting_label(settings.base.replace(teacher=None, alpha=0.0))
     return (
-        f"λ, α and τ for {student}, distilled from {frames.teacher_label(settings.base)}: {settings.budget} points of "
+        f"λ, α and τ for {student}, distilled from {words.teacher_label(settings.base)}: {settings.budget} points of "
         f"{ranges}, {len(settings.seeds)} seed{'s' if len(settings.seeds) > 1 else ''} a point, {settings.rule.shape} "
         f"tolerance {100 * settings.rule.tolerance:.1f} points on {settings.base.decided_on}"
     )

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
+from sdd_core import words
 from sdd_core.reading import Reading, trial_metrics
 from sweeps import joint
 from sweeps.kinds.lambda_opt.flags import Options, make_parser, read_options
@@ -70,11 +71,9 @@ def _search(options: Options, console: Console) -> int:
 
 
 def _heading(options: Options) -> str:
-    from analysis import frames
-
     base, settings = options.search.base, options.search
     return (
-        f"λ_opt for {frames.setting_label(base)}: λ in [{settings.points[0]:g}, "
+        f"λ_opt for {words.setting_label(base)}: λ in [{settings.points[0]:g}, "
         f"{settings.points[-1]:g}], {len(settings.points)} grid points, {len(settings.seeds)} "
         f"seed{'s' if len(settings.seeds) > 1 else ''} a λ, {settings.rule.shape} tolerance "
         f"{100 * settings.rule.tolerance:.1f} points on {base.decided_on}"
@@ -82,14 +81,13 @@ def _heading(options: Options) -> str:
 
 
 def _draw(options: Options, search: LambdaSearch, answer: LambdaAnswer) -> None:
-    from analysis import frames
     from analysis.pictures import curves
 
     picture = options.common.picture
     picture.parent.mkdir(parents=True, exist_ok=True)
     curves.plot_curves(
         picture,
-        frames.setting_label(answer.base),
+        words.setting_label(answer.base),
         search.trials(),
         base=options.search.points[0],
         optimum=answer.weight_decay(answer.found.optimum),

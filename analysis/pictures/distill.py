@@ -24,7 +24,7 @@ from analysis.pictures.axes import DPI, GREY, chance_line, remaining_share, spar
 from sdd_core.curve import best_level, dip, lift, shape_of
 from sdd_core.reading import Trial
 from sdd_core.record import LevelRecord
-from sdd_core.spec import TrialSpec
+from sdd_core.words import level_name, network_name
 
 VANILLA_COLOUR: Final = "#D55E00"
 # Okabe and Ito's. Levels asked for by number take the last ones, in turn.
@@ -94,7 +94,7 @@ def _panels(students: Sequence[Trial]) -> dict[str, list[_Line]]:
     return {
         f"α = {alpha:g}, τ = {temperature:g}": shared
         + [
-            _Line(f"from level {level}" if isinstance(level, int) else f"from {level}", colours[level], "-", curves)
+            _Line(f"from {level_name(level)}", colours[level], "-", curves)
             for level, curves in sorted(panel.items(), key=lambda item: _order(item[0]))
         ]
         for (alpha, temperature), panel in sorted(found.items())
@@ -167,13 +167,9 @@ def _key(figure: Figure, *, several: bool, by_test: bool, teacher: Trial | None)
     best.set_label(f"best level{' of a seed' if several else ''}, {chosen}")
     handles.append(best)
     if teacher is not None and teacher.curve:
-        handles.append(Line2D([], [], color=TEACHER_COLOUR, linewidth=1.2, label=_teacher_name(teacher.spec)))
+        name = f"teacher: {network_name(teacher.spec)}, λ={teacher.spec.weight_decay:g}"
+        handles.append(Line2D([], [], color=TEACHER_COLOUR, linewidth=1.2, label=name))
         learnt = Line2D([], [], marker="D", markersize=7, markerfacecolor="white", markeredgecolor=GREY)
         learnt.set(markeredgewidth=1.6, linestyle="none", label="the teacher's level learnt from")
         handles.append(learnt)
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9.5, frameon=False)
-
-
-def _teacher_name(spec: TrialSpec) -> str:
-    size = " ".join(f"{name}={value}" for name, value in spec.model_options)
-    return f"teacher: {spec.model} {size}, λ={spec.weight_decay:g}"

@@ -78,21 +78,6 @@ def flat_params(spec: TrialSpec) -> dict[str, str]:
     return {name: text for key, value in to_json(spec).items() for name, text in flatten(key, value)}
 
 
-def run_name(spec: TrialSpec) -> str:
-    """The name of a trial's run in the UI."""
-    return f"{name_without_seed(spec)} seed={spec.seed}"
-
-
-def name_without_seed(spec: TrialSpec) -> str:
-    """What the trials of an approach and lambda that differ in their seeds alone are called."""
-    approach = ""
-    if spec.distilled and spec.teacher is not None:
-        which = f"level {spec.teacher.level}" if isinstance(spec.teacher.level, int) else spec.teacher.level
-        teacher = f"{which} {spec.teacher.trial.model}"
-        approach = f" α={spec.alpha:g} τ={spec.temperature:g} {teacher}"
-    return f"λ={spec.weight_decay:g}{approach}"
-
-
 def stamp_of(record: LevelRecord) -> int:
     """When a level's record was made, in milliseconds: the timestamp of its metrics."""
     return round(1000 * float(record.measured.get("finished_at", 0)))

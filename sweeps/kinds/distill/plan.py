@@ -12,6 +12,7 @@ from sdd_core.reading import Trial, read_trials
 from sdd_core.record import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec
 from sdd_core.store import Store, is_complete
+from sdd_core.words import level_name
 from sweeps.kinds.lambda_opt.outlook import to_the_end
 from sweeps.sweep import Outlook, Task
 
@@ -29,8 +30,7 @@ class Approach:
     def __str__(self) -> str:
         if self.level is None:
             return "vanilla"
-        which = f"level {self.level}" if isinstance(self.level, int) else self.level
-        return f"{which} teacher, α = {self.alpha:g}, τ = {self.temperature:g}"
+        return f"{level_name(self.level)} teacher, α = {self.alpha:g}, τ = {self.temperature:g}"
 
 
 VANILLA: Final = Approach(None, 0.0, None)

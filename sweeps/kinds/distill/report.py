@@ -9,7 +9,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from sdd_core import curve, spec
+from sdd_core import curve, spec, words
 from sdd_core.energy import grams
 from sdd_core.reading import Reading, trial_json, trial_metrics
 from sdd_core.record import LevelRecord
@@ -208,7 +208,6 @@ class DistillAnswer:
         if held is None:
             return []
         trial, levels = held
-        size = " ".join(f"{name}={value}" for name, value in trial.model_options)
         references = {approach.level: self.learnt_from(approach) for approach in self.distilled}
         means = ", ".join(
             f"{reference if isinstance(reference, str) else 'asked for'}: level {record.level} "
@@ -216,7 +215,8 @@ class DistillAnswer:
             for reference, record in references.items()
             if record is not None
         )
-        lines = [f"teacher: {trial.model} {size}, λ = {trial.weight_decay:g}, {_count(len(levels), 'level')}; {means}"]
+        network, trained = words.network_name(trial), _count(len(levels), "level")
+        lines = [f"teacher: {network}, λ = {trial.weight_decay:g}, {trained}; {means}"]
         known = [record.key for record in references.values() if record is not None]
         if len(set(known)) < len(known):
             lines.append("one level is meant twice, so its students are the same")
@@ -305,8 +305,7 @@ def _named(approach: Approach) -> tuple[str, str, str]:
     """An approach in three cells: teacher, alpha, tau."""
     if approach.level is None or approach.temperature is None:
         return "vanilla", "", ""
-    which = f"level {approach.level}" if isinstance(approach.level, int) else approach.level
-    return which, f"{approach.alpha:g}", f"{approach.temperature:g}"
+    return words.level_name(approach.level), f"{approach.alpha:g}", f"{approach.temperature:g}"
 
 
 def _percent(fraction: float) -> str:
