@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from analysis.frames import Trial, setting_labels
-from sdd_core.curve import PFLOPS, Point, Summary, summarise, total_costs
-from sdd_core.energy import WORLD_INTENSITY, grams
+from sdd_core.curve import Point, Summary, total_costs
+from sdd_core.energy import grams
+from sdd_core.reading import Reading, Trial
+from sdd_core.record import PFLOPS
 from sdd_core.spec import TrialSpec, setting, setting_id
-from sdd_core.store import is_complete
+from sdd_core.words import setting_labels
 
 MODES: Final = {"run_to_end": "run to the end", "early_stopping": "early stopping"}
 
@@ -112,28 +113,17 @@ class _Run:
         return self.summary.early_stop if ended else None
 
 
-def tradeoffs(
-    trials: Sequence[Trial],
-    *,
-    labels: str = "clean",
-    patience: int = 3,
-    min_drop: float = 0.02,
-    intensity: float = WORLD_INTENSITY,
-) -> list[SettingTradeoff]:
-    """The trade-off of each setting among `trials`, in the order of their labels.
-
-    `labels` names the validation labels that decide, `patience` (levels) and `min_drop` (a fraction)
-    the early-stopping rule, `intensity` the gCO2e of a kWh. Pure.
-    """
+def tradeoffs(trials: Sequence[Trial], reading: Reading) -> list[SettingTradeoff]:
+    """The trade-off of each setting among `trials`, in the order of their labels."""
     runs: dict[str, list[_Run]] = {}
-    needed = _levels_needed([spec for spec, _ in trials])
-    for spec, curve in trials:
-        summary = summarise(curve, labels=labels, patience=patience, min_drop=min_drop) if curve else None
-        complete = is_complete(list(curve), spec)
-        only_teaches = not complete and len(curve) <= needed.get(spec.trial_id, -1)
-        runs.setdefault(setting_id(spec), []).append(_Run(spec, complete, summary, only_teaches))
-    names = setting_labels([spec for spec, _ in trials])
-    answers = [_setting_tradeoff(key, names[key], group, labels, intensity) for key, group in runs.items()]
+    needed = _levels_needed([trial.spec for trial in trials])
+    for trial in trials:
+        spec = trial.spec
+        summary = reading.summary(trial.curve) if trial.curve else None
+        only_teaches = not trial.complete and len(trial.curve) <= needed.get(spec.trial_id, -1)
+        runs.setdefault(setting_id(spec), []).append(_Run(spec, trial.complete, summary, only_teaches))
+    names = setting_labels([trial.spec for trial in trials])
+    answers = [_setting_tradeoff(key, names[key], group, reading) for key, group in runs.items()]
     return sorted(answers, key=lambda answer: (answer.label, answer.setting_id))
 
 
@@ -147,18 +137,18 @@ def _levels_needed(specs: Sequence[TrialSpec]) -> dict[str, int]:
     return needed
 
 
-def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], labels: str, intensity: float) -> SettingTradeoff:
+def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], reading: Reading) -> SettingTradeoff:
     by_lambda: dict[float, list[_Run]] = {}
     for run in runs:
         by_lambda.setdefault(float(run.spec.weight_decay), []).append(run)
-    choices = {mode: _choose(by_lambda, mode, intensity) for mode in MODES}
+    choices = {mode: _choose(by_lambda, mode, reading.intensity) for mode in MODES}
     spec = runs[0].spec
     return SettingTradeoff(
         setting_id=key,
         setting=setting(spec),
         label=label,
         decided_on=spec.decided_on,
-        deciding_labels=labels if spec.decided_on == "validation" else None,
+        deciding_labels=reading.labels if spec.decided_on == "validation" else None,
         run_to_end=choices["run_to_end"],
         early_stopping=choices["early_stopping"],
         reason=_reason(choices, runs, len(by_lambda)),

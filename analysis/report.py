@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sdd_core.curve import PFLOPS, LevelRecord, Summary, Verdict
+from sdd_core.curve import Summary, Verdict
 from sdd_core.energy import grams
 from sdd_core.reading import Reading
+from sdd_core.record import PFLOPS, LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
 

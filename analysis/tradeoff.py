@@ -28,9 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.choices import MODES, Choice, SettingTradeoff, tradeoffs
-from analysis.frames import Trial, distinct_costs, read_trials
+from analysis.frames import distinct_costs
 from sdd_core.curve import Costs
 from sdd_core.energy import WORLD_INTENSITY, describe, grams
+from sdd_core.reading import Reading, Trial, read_trials
 from sdd_core.store import Store
 
 SCHEMA: Final = 1
@@ -237,9 +238,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if faults or patience is None or min_drop is None or intensity is None:
         _fail(faults)
     trials = _read(args.store, args.sweep)
-    answers = tradeoffs(
-        trials, labels=args.deciding_labels, patience=int(patience), min_drop=min_drop, intensity=intensity
-    )
+    reading = Reading(labels=args.deciding_labels, patience=int(patience), min_drop=min_drop, intensity=intensity)
+    answers = tradeoffs(trials, reading)
     spent = distinct_costs(trials)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show λ shows ?
@@ -264,7 +264,7 @@ def _read(url: str, sweep: str | None) -> list[Trial]:
     """The trials of a store, at least one of which has a level; exits with 2 otherwise."""
     try:
         store = Store(url)
-        trials = read_trials(store, sweep)
+        trials = read_trials(store, store.trials(sweep))
         known = store.sweeps() if not trials and sweep is not None else []
     except Exception as error:  # an object store's own error, of any library, is an answer here
         _fail([f"--store {url}: cannot be read ({type(error).__name__}: {error})"])

@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from sdd_core import cost, models, training
-from sdd_core.curve import GiveUp, LevelRecord, best_level
+from sdd_core.curve import GiveUp, best_level
 from sdd_core.data import splits as data
 from sdd_core.energy import Meter, nothing
+from sdd_core.record import LevelRecord
 from sdd_core.spec import SpecError, TrialSpec, level_key, snapshot_key, stream
 from sdd_core.store import Arrays, Store, is_complete
 from sdd_core.training import pruning, retraining, steps

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from analysis import frames
 from analysis.terminal import count
+from sdd_core import words
 from sweeps.flags import Common
 from sweeps.kinds.distill.flags import Options, read_options
 from sweeps.kinds.distill.plan import DistillSettings
@@ -44,7 +44,7 @@ def _heading(settings: DistillSettings) -> str:
     product = " × ".join(f"{name} {', '.join(map(_short, values))}" for name, values in swept.items())  # noqa: RUF001
     approaches, seeds = len(settings.approaches), len(settings.seeds)
     return (
-        f"distillation for {frames.setting_label(settings.student)}: vanilla and {product}, "
+        f"distillation for {words.setting_label(settings.student)}: vanilla and {product}, "
         f"{count(seeds, 'seed')} each: {seeds * approaches} students"
     )
 

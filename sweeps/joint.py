@@ -8,8 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from analysis import frames
 from analysis.terminal import count
+from sdd_core import words
 from sweeps.flags import Common
 from sweeps.kinds.joint.flags import Options, read_options
 from sweeps.kinds.joint.plan import JointSettings
@@ -47,9 +47,9 @@ def _heading(settings: JointSettings) -> str:
         f"{sign} in [{values[0]:g}, {values[-1]:g}]"
         for sign, values in (("λ", axes.weight_decay), ("α", axes.alpha), ("τ", axes.temperature))
     )
-    student = frames.setting_label(settings.base.replace(teacher=None, alpha=0.0))
+    student = words.setting_label(settings.base.replace(teacher=None, alpha=0.0))
     return (
-        f"λ, α and τ for {student}, distilled from {frames.teacher_label(settings.base)}: {settings.budget} points of "
+        f"λ, α and τ for {student}, distilled from {words.teacher_label(settings.base)}: {settings.budget} points of "
         f"{ranges}, {count(len(settings.seeds), 'seed')} a point, {settings.rule.shape} "
         f"tolerance {100 * settings.rule.tolerance:.1f} points on {settings.base.decided_on}"
     )

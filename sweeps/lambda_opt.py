@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from analysis import frames
 from analysis.terminal import count
+from sdd_core import words
 from sweeps.flags import Common
 from sweeps.kinds.joint.flags import Options as JointOptions
 from sweeps.kinds.lambda_opt.flags import Options, read_options
@@ -54,14 +54,14 @@ def sweep(options: Options) -> tuple[Common, Sweep]:
 
 def _study(options: Options, search: SearchSettings) -> StudyInDatabase:
     rule, points = search.rule, search.points
-    own = "" if len(options.searches) == 1 else f" {frames.setting_label(search.base)}"
+    own = "" if len(options.searches) == 1 else f" {words.setting_label(search.base)}"
     name = f"{options.common.sweep} {rule.shape} {rule.tolerance:.4g} {rule.labels}{own}"
     return StudyInDatabase(options.optuna, name, ["minimize"], {PARAMETER: log_range(points[0], points[-1])})
 
 
 def _heading(searches: Sequence[SearchSettings]) -> str:
     first = searches[0]
-    what = frames.setting_label(first.base) if len(searches) == 1 else f"{len(searches)} settings"
+    what = words.setting_label(first.base) if len(searches) == 1 else f"{len(searches)} settings"
     return (
         f"λ_opt for {what}: λ in [{first.points[0]:g}, {first.points[-1]:g}], {len(first.points)} grid points, "
         f"{count(len(first.seeds), 'seed')} a λ, {first.rule.shape} tolerance "

@@ -16,7 +16,8 @@ import pytest
 from analysis import frames
 from analysis.choices import SettingTradeoff, tradeoffs
 from analysis.tradeoff import CSV_COLUMNS, main
-from sdd_core.curve import LevelRecord
+from sdd_core.reading import Reading, Trial
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec, level_keys, setting_id
 from sdd_core.store import Store
 
@@ -54,11 +55,11 @@ def records(
 def trial(val, test=None, noisy=None, **fields):
     fields.setdefault("data_seed", fields.get("seed", 0))
     spec = BASE.replace(**fields)
-    return spec, records(spec, val, test, noisy)
+    return Trial(spec, records(spec, val, test, noisy))
 
 
 def answer(*trials, **options) -> SettingTradeoff:
-    (only,) = tradeoffs(trials, **{"patience": 2, "min_drop": 0.02, **options})
+    (only,) = tradeoffs(trials, Reading(**{"patience": 2, **options}))
     return only
 
 
@@ -159,9 +160,9 @@ def test_settings_and_approaches_are_answered_apart():
         trial([0.9] * 4),
         trial([0.9] * 4, label_noise=0.2),
         trial([0.9] * 4, label_noise=0.2, epochs=7),
-        (distilled, records(BASE, [0.7] * 4)),
+        Trial(distilled, records(BASE, [0.7] * 4)),
     ]
-    found = {setting.label: setting for setting in tradeoffs(trials)}
+    found = {setting.label: setting for setting in tradeoffs(trials, Reading())}
     assert list(found) == [
         "lenet on digits, ε=20 %, epochs=30",
         "lenet on digits, ε=20 %, epochs=7",
@@ -187,8 +188,8 @@ def test_a_trial_that_was_only_run_as_a_teacher_is_no_seed_to_wait_for(seeds, le
     teacher = BASE.replace(seed=9)
     student = BASE.replace(teacher=TeacherRef(trial=teacher, level=level), alpha=0.8)
     trials = [trial([0.8] * 4, seed=seed) for seed in seeds]
-    trials += [(teacher, records(teacher, [0.9] * levels)), (student, records(BASE, [0.7] * 4))]
-    found = {setting.setting_id: setting for setting in tradeoffs(trials)}
+    trials += [Trial(teacher, records(teacher, [0.9] * levels)), Trial(student, records(BASE, [0.7] * 4))]
+    found = {setting.setting_id: setting for setting in tradeoffs(trials, Reading())}
     assert found[setting_id(student)].run_to_end is not None
     vanilla = found[setting_id(BASE)]
     if over is None:
@@ -241,7 +242,7 @@ def test_level_frame_has_a_row_per_level(store):
 
 
 def test_trial_frame_has_a_row_per_trial_also_without_levels(store):
-    frame = frames.trial_frame(store, patience=2).set_index(["weight_decay", "seed"])
+    frame = frames.trial_frame(store, reading=Reading(patience=2)).set_index(["weight_decay", "seed"])
     assert {*frame.index.names, *frame.columns} == set(frames.TRIAL_COLUMNS)
     assert len(frame) == 6
     row = frame.loc[(1e-3, 1)]
@@ -305,9 +306,9 @@ def test_co2_is_the_stored_energy_at_an_intensity_given_afterwards(tmp_path, fla
     assert (form["costs"]["energy_kwh"], form["costs"]["co2_g"]) == (4.0, 4.0 * intensity)
     table = command("--store", store.url, *flags).stdout
     assert f"2 kWh (estimated), {2 * intensity:g} gCO2e at {intensity} g/kWh" in " ".join(table.split())
-    levels = frames.level_frame(store, intensity=intensity)
+    levels = frames.level_frame(store, reading=Reading(intensity=intensity))
     assert set(levels["co2_g"]) == {0.5 * intensity}
-    trials = frames.trial_frame(store, intensity=intensity)
+    trials = frames.trial_frame(store, reading=Reading(intensity=intensity))
     assert set(trials["co2_g"]) == set(trials["best_co2_g"]) == {2.0 * intensity}
     assert set(trials["energy_source"]) == {"estimated"}
 
@@ -316,7 +317,7 @@ def test_a_level_that_trials_share_is_paid_for_once():
     specs = [BASE, BASE.replace(retraining="finetune")]
     first, second = (records(spec, [0.9, 0.9]) for spec in specs)
     assert first[0].key == second[0].key
-    found = frames.distinct_costs([(specs[0], first), (specs[1], second)])
+    found = frames.distinct_costs([Trial(specs[0], first), Trial(specs[1], second)])
     assert (found.levels, found.pflop) == (3, 6.0)
 
 
@@ -394,7 +395,7 @@ def test_command_exits_with_2_and_no_traceback(tmp_path):
 
 def test_analysis_never_imports_torch_ray_or_other_rooms():
     code = (
-        "import sys, analysis.runs, analysis.tradeoff, analysis.plots;"
+        "import sys, analysis.frames, analysis.tradeoff, analysis.pictures.curves;"
         "print([m for m in ('torch', 'ray', 'optuna', 'sweeps', 'cluster', 'matplotlib.pyplot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

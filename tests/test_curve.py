@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sdd_core import curve
 from sdd_core.curve import EarlyStop, GiveUp, Phases
+from sdd_core.reading import Reading
 
 NAN = math.nan
 # Few distinct values, so that ties are common, and gaps where a level was not measured.
@@ -378,7 +379,7 @@ def test_giving_up_is_known_as_soon_as_the_dip_is_and_stays(curve_of):
 
 def test_summarise(curve_of):
     levels = curve_of([0.75, 0.5, 0.5, 0.875, 0.05], test=[0.7, 0.4, 0.05, 0.65, 0.0])
-    found = curve.summarise(levels, patience=2, min_drop=0.02)
+    found = Reading(patience=2).summary(levels)
     assert found.dip == 0.25
     assert found.rebound == 0.375
     assert found.test_dip == pytest.approx(0.55)  # lifted to chance, 0.1
@@ -393,14 +394,14 @@ def test_summarise(curve_of):
 
 
 def test_summarise_a_curve_that_ran_out_and_on_noisy_labels(curve_of):
-    found = curve.summarise(curve_of([0.75, 0.5], noisy=[0.25, 0.5]), labels="noisy")
+    found = Reading(labels="noisy").summary(curve_of([0.75, 0.5], noisy=[0.25, 0.5]))
     assert (found.best.level, found.best.accuracy) == (1, 0.5)
     assert (found.early_stop.level, found.early_stop.levels, found.early_stop_triggered) == (1, 2, False)
 
 
 def test_an_empty_curve_has_no_summary():
     with pytest.raises(ValueError, match="at least one measured level, but got 0"):
-        curve.summarise([])
+        Reading().summary([])
 
 
 # --- costs ----------------------------------------------------------------------------------

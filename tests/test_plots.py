@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.pictures import curves
-from sdd_core.curve import LevelRecord
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec, level_keys
 
 BASE = TrialSpec(target_sparsity=0.998)

@@ -8,7 +8,7 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
 
-from sdd_core.curve import LevelRecord
+from sdd_core.record import LevelRecord
 
 DPI: Final = 144
 SPARSITY_TICKS: Final = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.998, 0.9998)

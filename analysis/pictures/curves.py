@@ -27,8 +27,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from numpy.typing import NDArray
 
 from analysis.pictures.axes import DPI, GREY, HALO, chance_line, remaining_share, sparsity_axis
-from sdd_core.curve import LevelRecord, dip, early_stop, lift, phases
+from sdd_core.curve import dip, early_stop, lift, phases
 from sdd_core.reading import Reading
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec, setting_id
 from sdd_core.store import is_complete
 

@@ -22,8 +22,9 @@ from matplotlib.patches import Patch
 
 from analysis.frames import Trial
 from analysis.pictures.axes import DPI, GREY, chance_line, remaining_share, sparsity_axis
-from sdd_core.curve import LevelRecord, best_level, dip, lift, shape_of
+from sdd_core.curve import best_level, dip, lift, shape_of
 from sdd_core.reading import Reading
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 
 VANILLA_COLOUR: Final = "#D55E00"

@@ -11,10 +11,10 @@ from typing import Any, Final
 import torch
 
 from sdd_core import cost, energy
-from sdd_core.curve import LevelRecord
 from sdd_core.ledger import Spent
 from sdd_core.pace import Pace, calibrate
 from sdd_core.reading import Trial
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 from sweeps.flags import Common, gains_from_gpu

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sdd_core import cost
-from sdd_core.curve import LevelRecord
 from sdd_core.data import splits
 from sdd_core.pace import Pace
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec, level_keys, snapshot_key
 from sdd_core.store import Store
+from sdd_core.words import arm_name
 from sweeps.kinds.lambda_opt.outlook import whole_levels
 from sweeps.sweep import Outlook
-from sweeps.tracking.content import name_without_seed
 
 PaceOf = Callable[[TrialSpec], Pace | None]
 Span = tuple[float, float]
@@ -239,4 +239,4 @@ def _side(needed: Work, pace: PaceOf) -> Side:
 def _row_name(spec: TrialSpec, *, teacher: bool, several: bool) -> str:
     """What a row is called: its network is said where it is a teacher's, or where there are several."""
     where = f"{spec.model} on {spec.dataset} " if teacher or several else ""
-    return f"{'teacher ' if teacher else ''}{where}{name_without_seed(spec)}"
+    return f"{'teacher ' if teacher else ''}{where}{arm_name(spec)}"

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from analysis.report import TrialResult, read
 from sdd_core import spec
-from sdd_core.curve import LevelRecord
 from sdd_core.reading import Reading
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 from sweeps.kinds import figures

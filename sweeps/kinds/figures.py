@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from sdd_core import curve
-from sdd_core.curve import LevelRecord
 from sdd_core.energy import grams
 from sdd_core.reading import Reading, Trial
+from sdd_core.record import LevelRecord
 
 Mode = Literal["run_to_end", "to_best", "early_stopping"]
 MODES: Final[dict[Mode, str]] = {

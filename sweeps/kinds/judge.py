@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sdd_core import curve
-from sdd_core.curve import GiveUp, LevelRecord, Verdict
+from sdd_core.curve import GiveUp, Verdict
 from sdd_core.reading import Trial
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
 from sweeps.sweep import Task
@@ -30,7 +31,7 @@ class Judge:
         for spec in trials:
             if spec not in self._held:
                 self._held[spec] = self.store.curve(spec)
-        return [(spec, self._held[spec]) for spec in trials]
+        return [Trial(spec, self._held[spec]) for spec in trials]
 
     def unfinished(self, trials: Sequence[TrialSpec]) -> list[Task]:
         """Those short of their target sparsity, to be run to their end."""

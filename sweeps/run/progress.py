@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sdd_core.words import trial_name
 from sweeps.sweep import Task
-from sweeps.tracking.content import run_name
 
 _LINE_EVERY = 10.0  # seconds between status lines where the output is no terminal
 
@@ -93,7 +93,7 @@ class Progress:
 
     def failed(self, task: Task, reason: str) -> None:
         self._rows.pop(task.spec.trial_id, None)
-        self.console.print(f"  failed  {run_name(task.spec)}: {reason}", style="red", soft_wrap=True, highlight=False)
+        self.console.print(f"  failed  {trial_name(task.spec)}: {reason}", style="red", soft_wrap=True, highlight=False)
 
     # --- what it shows --------------------------------------------------------------------
 
@@ -116,9 +116,9 @@ class Progress:
 
     def _words(self, row: _Row) -> str:
         if row.accuracy is None:
-            return f"{run_name(row.task.spec)} starting"
+            return f"{trial_name(row.task.spec)} starting"
         return (
-            f"{run_name(row.task.spec)} level {row.level}/{row.levels - 1} sparsity {100 * row.sparsity:.1f} % "
+            f"{trial_name(row.task.spec)} level {row.level}/{row.levels - 1} sparsity {100 * row.sparsity:.1f} % "
             f"{self.split} {100 * row.accuracy:.1f} %"
         )
 
@@ -128,7 +128,7 @@ class Progress:
             table.add_column(title, justify="left" if title in ("trial", "") else "right")
         for row in list(self._rows.values()):
             table.add_row(
-                run_name(row.task.spec),
+                trial_name(row.task.spec),
                 f"{row.level}/{row.levels - 1}" if row.levels else "starting",
                 ProgressBar(total=max(1, row.levels), completed=row.level + 1, width=24),
                 f"{100 * row.sparsity:.1f} %",

@@ -34,7 +34,8 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from sdd_core.curve import GiveUp, LevelRecord
+from sdd_core.curve import GiveUp
+from sdd_core.record import LevelRecord
 from sdd_core.spec import from_json, last_level, to_json
 from sdd_core.store import Store
 from sweeps.run.outcome import Budget, Listener, Outcome

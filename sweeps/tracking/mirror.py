@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from sdd_core.curve import Curve
+from sdd_core.record import Curve
 from sdd_core.spec import TrialSpec, setting_id
 from sdd_core.store import Store
+from sdd_core.words import trial_name
 from sweeps.tracking import sqlite_file
 from sweeps.tracking.content import (
     ENERGY_TAG,
@@ -37,7 +38,6 @@ from sweeps.tracking.content import (
     flat_params,
     git_commit,
     level_figures,
-    run_name,
     stamp_of,
 )
 
@@ -187,7 +187,7 @@ class Mirror:
                 "mlflow.parentRunId": connection.parent.run_id,
             }
             begin = stamp_of(curve[0]) - round(1000 * curve[0].measured.get("seconds", 0)) if curve else None
-            run = _create(connection.client, connection.experiment_id, run_name(spec), tags, begin)
+            run = _create(connection.client, connection.experiment_id, trial_name(spec), tags, begin)
             connection.trials[spec.trial_id] = run
         # Parameters cannot be changed, but a trial's target (no part of its id) can: it is a tag as well.
         params = {name: value for name, value in flat_params(spec).items() if name not in run.params}

@@ -11,11 +11,10 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from analysis import frames
 from analysis.pictures import distill
 from analysis.report import TrialResult
 from analysis.terminal import count, note, percent, points, say, with_deviation
-from sdd_core import curve, spec
+from sdd_core import curve, spec, words
 from sdd_core.energy import grams
 from sdd_core.reading import Reading
 from sdd_core.store import Store
@@ -140,7 +139,7 @@ class DistillReport:
         student = self.settings.student
         distill.plot_distillation(
             path,
-            f"{frames.setting_label(student)}, λ={student.weight_decay:g}",
+            f"{words.setting_label(student)}, λ={student.weight_decay:g}",
             [(result.spec, result.curve) for arm in self.approaches.values() for result in arm.trials],
             teacher=None if self.teacher is None else (self.teacher.spec, self.teacher.curve),
             reading=self.reading,

@@ -9,11 +9,10 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from analysis import frames
 from analysis.pictures.joint import Place, plot_joint
 from analysis.report import TrialResult, mean
 from analysis.terminal import note, points, say
-from sdd_core import spec
+from sdd_core import spec, words
 from sdd_core.curve import Verdict
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
@@ -145,8 +144,8 @@ class JointReport:
 
     def draw(self, path: Path) -> None:
         base = self.settings.base
-        label = frames.setting_label(base.replace(teacher=None, alpha=0.0))
-        title = f"{label}: distilled from {frames.teacher_label(base)}"
+        label = words.setting_label(base.replace(teacher=None, alpha=0.0))
+        title = f"{label}: distilled from {words.teacher_label(base)}"
         places = [point.place for point in self.points]
         plot_joint(path, title, self.vanilla.place, places, decided_on=base.decided_on)
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sdd_core import cost, curve
-from sdd_core.curve import Curve, GiveUp, LevelRecord, Verdict
+from sdd_core.curve import GiveUp, Verdict
+from sdd_core.record import Curve, LevelRecord
 from sdd_core.spec import TrialSpec, last_level
 from sweeps.kinds.lambda_opt.bisection import Answer, decide
 from sweeps.sweep import Outlook

@@ -10,11 +10,10 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from analysis import frames
 from analysis.pictures import curves, settings
 from analysis.report import TrialResult, mean, median
 from analysis.terminal import note, percent, plain_table, points, say
-from sdd_core import spec
+from sdd_core import spec, words
 from sdd_core.curve import GiveUp, Summary, Verdict
 from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec
@@ -74,7 +73,7 @@ class SettingResult:
     @property
     def label(self) -> str:
         """The setting in words."""
-        return frames.setting_label(self.base)
+        return words.setting_label(self.base)
 
     def as_json(self, sweep: str) -> dict[str, Any]:
         """The setting's entry in the answer for machines."""
