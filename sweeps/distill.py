@@ -79,7 +79,7 @@ def _draw(options: Options, sweep: DistillSweep) -> None:
         f"{frames.setting_label(student)}, λ={student.weight_decay:g}",
         sweep.students(),
         teacher=sweep.teacher(),
-        labels=options.common.reading.labels,
+        reading=options.common.reading,
     )
 
 

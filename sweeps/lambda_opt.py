@@ -94,7 +94,8 @@ def _draw(options: Options, search: LambdaSearch, answer: LambdaAnswer) -> None:
         base=options.search.points[0],
         optimum=answer.weight_decay(answer.found.optimum),
         tolerance=options.search.rule.tolerance,
-        labels=options.search.rule.labels,
+        reading=options.common.reading,
+        shape=options.search.rule.shape,
     )
 
 
