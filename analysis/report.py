@@ -10,10 +10,10 @@ from typing import Any
 
 from sdd_core.curve import Summary, Verdict
 from sdd_core.energy import grams
-from sdd_core.reading import Reading
+from sdd_core.reading import Reading, Trial
 from sdd_core.record import PFLOPS, LevelRecord
 from sdd_core.spec import TrialSpec
-from sdd_core.store import Store, is_complete
+from sdd_core.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class TrialResult:
     """A trial with its curve, read in one way."""
 
     spec: TrialSpec
-    curve: Sequence[LevelRecord]
+    curve: list[LevelRecord]
     reading: Reading
     verdict: Verdict | None = None
     """None where nothing was judged."""
@@ -29,6 +29,11 @@ class TrialResult:
     """Further final figures, for MLflow."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """What MLflow says of the trial beside its figures."""
+
+    @property
+    def trial(self) -> Trial:
+        """The trial without what was read from it."""
+        return Trial(self.spec, self.curve)
 
     @cached_property
     def summary(self) -> Summary:
@@ -46,7 +51,7 @@ class TrialResult:
             "dip": figures.dip,
             "rebound": figures.rebound,
             "levels": figures.levels,
-            "stopped_early": not is_complete(list(self.curve), spec),
+            "stopped_early": not self.trial.complete,
             "best_val_accuracy": figures.best.accuracy if spec.decided_on == "validation" else None,
             "test_accuracy_at_best": figures.best.test_accuracy,
             "sparsity_at_best": figures.best.sparsity,

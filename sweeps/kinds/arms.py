@@ -43,7 +43,7 @@ class ArmResult:
 
     @cached_property
     def _rows(self) -> dict[Mode, Row]:
-        trials = [(result.spec, list(result.curve)) for result in self.trials]
+        trials = [result.trial for result in self.trials]
         return {mode: figures.row(mode, trials, self.reading, self.shared) for mode in figures.MODES}
 
     def trials_json(self) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ class ArmResult:
         forms = []
         for result in self.trials:
             shared = self.shared.get(result.spec.trial_id, ())
-            paid = costs(list(result.curve), self.reading, shared)
+            paid = costs(result.curve, self.reading, shared)
             forms.append(
                 result.as_json()
                 | dict(self.fields)
@@ -105,7 +105,7 @@ def arm_results(store: Store, arms: Sequence[Arm], reading: Reading, names: Sequ
 def _cost_metrics(result: TrialResult, shared: Shared) -> dict[str, float | None]:
     return {
         _PREFIXES[mode] + name: value
-        for mode, cost in costs(list(result.curve), result.reading, shared).items()
+        for mode, cost in costs(result.curve, result.reading, shared).items()
         for name, value in asdict(cost).items()
         if isinstance(value, int | float)
     }

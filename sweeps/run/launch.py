@@ -223,7 +223,7 @@ class Running:
         for result in results:  # also those whose levels were all there already
             self.store.add_trial(result.spec, self.common.sweep)
         self._output(found)
-        trials = [(result.spec, list(result.curve)) for result in results]
+        trials = [result.trial for result in results]
         saved, spent = balance.saved(self.store, trials, self.outcome.spent), self.outcome.spent
         run = None
         if self.predicted is not None:

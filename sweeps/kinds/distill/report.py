@@ -140,8 +140,8 @@ class DistillReport:
         distill.plot_distillation(
             path,
             f"{words.setting_label(student)}, λ={student.weight_decay:g}",
-            [(result.spec, result.curve) for arm in self.approaches.values() for result in arm.trials],
-            teacher=None if self.teacher is None else (self.teacher.spec, self.teacher.curve),
+            [result.trial for arm in self.approaches.values() for result in arm.trials],
+            teacher=None if self.teacher is None else self.teacher.trial,
             reading=self.reading,
         )
 

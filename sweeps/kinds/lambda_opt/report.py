@@ -189,10 +189,11 @@ class LambdaReport:
         curves.plot_curves(
             path,
             setting.label,
-            [(result.spec, result.curve) for result in self.results],
+            [result.trial for result in self.results],
             base=setting.lambdas[0].weight_decay,
             optimum=setting.lambda_opt,
             tolerance=setting.rule.tolerance,
+            shape=setting.rule.shape,
             reading=self.reading,
         )
 
