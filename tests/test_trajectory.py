@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from sdd_core import cost, trajectory
+from sdd_core import cost, training, trajectory
 from sdd_core.curve import GiveUp, best_level, shape_of
 from sdd_core.spec import SpecError, last_level, level_keys
 from sdd_core.store import Store, determined
+from sdd_core.training import pruning
 
 
 class Interruption(Exception):
@@ -109,11 +110,11 @@ def test_a_diverged_trial_runs_to_its_end(tiny, store):
 
 def test_every_random_choice_comes_from_the_spec(tiny, undisturbed, store):
     torch.manual_seed(1234)
-    before, denormal = torch.get_rng_state(), torch.tensor(1e-40)
+    before, denormal, threads = torch.get_rng_state(), torch.tensor(1e-40), torch.get_num_threads()
     curve, _ = run(tiny(target_sparsity=0.8), store)
     assert facts(curve) == facts(undisturbed)
     assert torch.equal(torch.get_rng_state(), before)
-    assert float(denormal * 1) != 0  # other code's arithmetic is left alone too
+    assert (float(denormal * 1) != 0, torch.get_num_threads()) == (True, threads)  # other code's arithmetic, too
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1, "data_seed": 0}, {"data_seed": 1}])
@@ -177,7 +178,7 @@ def test_killed_between_a_levels_weights_and_its_record(tiny, store, undisturbed
 
 
 def test_killed_in_the_middle_of_a_training(tiny, store, undisturbed, monkeypatch):
-    train = trajectory.training.train
+    train = training.train
 
     def die(model, masks, split, spec, level, *options, **named):
         train(model, masks, split, spec, level, *options, **named)
@@ -185,7 +186,7 @@ def test_killed_in_the_middle_of_a_training(tiny, store, undisturbed, monkeypatc
             raise Interruption
 
     with monkeypatch.context() as patch:
-        patch.setattr(trajectory.training, "train", die)
+        patch.setattr(training, "train", die)
         with pytest.raises(Interruption):
             trajectory.run(tiny(), store)
     curve, trained = run(tiny(), Store(store.url))
@@ -241,16 +242,16 @@ def test_a_rival_with_other_weights_is_gone_on_from_too(tiny, store, tmp_path):
 
 
 def test_pruned_weights_are_zero_before_the_first_step_of_their_level(tiny, store, undisturbed, monkeypatch):
-    train, seen = trajectory.training.train, []
+    train, seen = training.train, []
 
     def look(model, masks, split, spec, level, *options, **named):
-        weights = trajectory.pruning.prunable_weights(model)
+        weights = pruning.prunable_weights(model)
         seen.append(
             [int((weight != 0).sum() - (masks[name] & (weight != 0)).sum()) for name, weight in weights.items()]
         )
         train(model, masks, split, spec, level, *options, **named)
 
-    monkeypatch.setattr(trajectory.training, "train", look)
+    monkeypatch.setattr(training, "train", look)
     curve, _ = run(tiny(), store)
     assert seen == [[0, 0, 0]] * 5
     assert facts(curve) == facts(undisturbed[:5])
