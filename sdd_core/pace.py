@@ -22,10 +22,10 @@ from typing import Final
 import torch
 from torch import nn
 
-from sdd_core import cost, energy, models, training
+from sdd_core import cost, energy, machine, models, training
 from sdd_core.data import splits
 from sdd_core.spec import TrialSpec
-from sdd_core.training import pruning, steps
+from sdd_core.training import pruning
 
 _METER_SECONDS: Final = 4.0  # to start: it imports the tracker and takes a first sample
 _PROBE: Final = 8  # images of the first look at how slow a step is
@@ -70,39 +70,31 @@ def calibrate(
     run on the device.
     """
     place, alone = torch.device(device), spec.replace(alpha=0.0, teacher=None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # as `trajectory.run` does
-    meter = energy.Meter(threads=threads, gpu=steps.gpu_uuid(place), gpu_share=gpu_share)
-    try:
+    with machine.cpu_arithmetic(threads), machine.meter(place, threads, gpu_share) as meter:
         meter.start()
-        held = splits.load(alone, place)
+        data = splits.load(alone, place)
         with torch.random.fork_rng(devices=[]):
-            model = models.build(alone, held.image_shape, held.classes).to(place)
+            model = models.build(alone, data.image_shape, data.classes).to(place)
         _await(meter)
         began = time.monotonic()
-        trained, evaluated = _times(model, held.train, alone, turns, seconds)
+        trained, evaluated = _times(model, data.train, alone, turns, seconds)
         power = meter.energy(began, time.monotonic())
-    finally:
-        meter.close()
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(before)
-    sizes = cost.Sizes(train=len(held.train), val=len(held.val) if held.val else 0, test=len(held.test))
-    paid = cost.level_cost(alone, 0, sizes)
-    seen = sizes.train + sizes.val + sizes.test
-
-    def rate(training_s: float, evaluation_s: float) -> float:
-        level_s = training_s * sizes.train * alone.epochs + evaluation_s * seen
-        return (paid.pflop_real + paid.pflop_real_evaluation) * 1e3 / level_s
-
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{threads} CPU thread{'s'[: threads != 1]}"
     return Pace(
-        slowest=rate(max(trained), max(evaluated)),
-        fastest=rate(min(trained), min(evaluated)),
+        slowest=_rate(alone, data, max(trained), max(evaluated)),
+        fastest=_rate(alone, data, min(trained), min(evaluated)),
         source=f"calibration: {turns} turns on {name} of this machine",
         watts=power["power_w"],
         watts_from=power["method"] or power["reason"],
     )
+
+
+def _rate(spec: TrialSpec, data: splits.Data, training_s: float, evaluation_s: float) -> float:
+    """Real operations in 10^12 a second of a level whose images take so long each in an epoch and an evaluation."""
+    sizes = cost.Sizes(train=len(data.train), val=len(data.val) if data.val else 0, test=len(data.test))
+    paid = cost.level_cost(spec, 0, sizes)
+    level_s = training_s * sizes.train * spec.epochs + evaluation_s * (sizes.train + sizes.val + sizes.test)
+    return (paid.pflop_real + paid.pflop_real_evaluation) * 1e3 / level_s
 
 
 def _await(meter: energy.Meter) -> None:

@@ -240,17 +240,17 @@ def test_a_pace_is_a_levels_real_operations_over_its_time(tiny, monkeypatch):
 def test_what_is_timed_are_whole_turns_of_real_steps(tiny, monkeypatch, images, batch_size):
     """By a clock that gives each step its images in seconds, so the turns are known exactly."""
     spec, seen = tiny(batch_size=batch_size), [0.0]
-    held = pace.data.load(spec, pace.torch.device("cpu"))
+    held = pace.splits.load(spec, pace.torch.device("cpu"))
     part = pace._part(held.train, images)
     model = pace.models.build(spec, held.image_shape, held.classes)
-    batches = pace.data.epoch_batches
+    batches = pace.splits.epoch_batches
 
     def counted(*given):
         for batch in batches(*given):
             seen[0] += len(batch[0])
             yield batch
 
-    monkeypatch.setattr(pace.data, "epoch_batches", counted)
+    monkeypatch.setattr(pace.splits, "epoch_batches", counted)
     monkeypatch.setattr(pace.time, "perf_counter", lambda: seen[0])
     monkeypatch.setattr(pace, "_evaluation_seconds", lambda model, part: float(len(part)))
     weights = [value.clone() for value in model.parameters()]

@@ -3,10 +3,12 @@
 import itertools
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdd_core import cost, recipes, trajectory
+from sdd_core import cost, recipes, training, trajectory
+from sdd_core.data import splits
 from sdd_core.pace import Pace
 from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store
@@ -126,10 +128,8 @@ def test_the_plan_is_what_a_trajectory_then_trains(tiny, store, monkeypatch):
         trajectory.run(tiny(), store, on_level=stop, energy=False)
     store.drop_weights(store.curve(tiny())[-1])
     planned = work(Store(store.url, read_only=True), {tiny(): 5}).jobs.values()
-    train, trained = trajectory.training.train, []
-    monkeypatch.setattr(
-        trajectory.training, "train", lambda *given, **named: (trained.append(given[4]), train(*given, **named))
-    )
+    train, trained = training.train, []
+    monkeypatch.setattr(training, "train", lambda *given, **named: (trained.append(given[4]), train(*given, **named)))
     trajectory.run(tiny(), Store(store.url), energy=False)
     assert sorted(trained) == sorted(job.level for job in planned)
     assert sum(job.again for job in planned) == len(planned) - 1
@@ -155,7 +155,7 @@ def test_a_bill_is_what_the_levels_cost(store):
 
 
 def test_the_sizes_are_those_of_the_data(tiny):
-    held = trajectory.data.load(tiny(), trajectory.torch.device("cpu"))
+    held = splits.load(tiny(), torch.device("cpu"))
     assert sizes(tiny()) == cost.Sizes(train=len(held.train), val=len(held.val), test=len(held.test))
     assert sizes(tiny(protocol="paper")) == cost.Sizes(train=1438, val=0, test=359)
 
