@@ -40,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sdd_core import cost, models, recipes, training
 from sdd_core.data import splits
-from sdd_core.spec import CHOICES, TeacherRef, TrialSpec
+from sdd_core.registry import AUGMENTATIONS, MODELS
+from sdd_core.spec import FIELDS, TeacherRef, TrialSpec
 from sdd_core.training import pruning, steps
 
 Loop = Callable[[nn.Module, pruning.Masks], None]
@@ -181,14 +182,14 @@ def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--model", choices=tuple(models.BUILDERS), default="lenet")
+    parser.add_argument("--model", choices=tuple(MODELS), default="lenet")
     parser.add_argument("--model-options", nargs="+", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--teacher", choices=tuple(models.BUILDERS), help="measure a distilled step too")
+    parser.add_argument("--teacher", choices=tuple(MODELS), help="measure a distilled step too")
     parser.add_argument("--teacher-options", nargs="+", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--augmentation", choices=CHOICES["augmentation"], default="none", help="of train() alone")
+    parser.add_argument("--augmentation", choices=tuple(AUGMENTATIONS), default="none", help="of train() alone")
     parser.add_argument("--dataset", choices=("digits", "mnist", "synthetic-cifar10"), default="digits")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST's idx files are")
-    parser.add_argument("--precision", choices=CHOICES["precision"], default="float32")
+    parser.add_argument("--precision", choices=FIELDS["precision"].words, default="float32")
     parser.add_argument("--images", type=int, default=0, help="only the first so many")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=1, help="of one measurement")

@@ -44,7 +44,8 @@ import torch
 from torch import Tensor, nn
 
 from sdd_core import models
-from sdd_core.spec import DATASET_SHAPES, TrialSpec, last_level
+from sdd_core.registry import DATASETS
+from sdd_core.spec import TrialSpec, last_level
 from sdd_core.training import pruning
 
 _NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
@@ -241,7 +242,7 @@ def level_cost(spec: TrialSpec, level: int, sizes: Sizes, masks: pruning.Masks |
 
 def nominal_sizes(spec: TrialSpec) -> Sizes:
     """The splits of a trial without its data. A split by class differs by rounding, an image or two a class."""
-    shape = DATASET_SHAPES[spec.dataset]
+    shape = DATASETS[spec.dataset]
     val = 0 if spec.protocol == "paper" else round(spec.validation_fraction * shape.train_images)
     return Sizes(train=shape.train_images - val, val=val, test=shape.test_images)
 
@@ -267,15 +268,15 @@ class _Network:
 
 
 def _network(spec: TrialSpec) -> _Network:
-    return _built(models.BUILDERS[spec.model], spec.dataset, spec.model_options)
+    known = DATASETS[spec.dataset]
+    return _built(models.of(spec), known.image_shape, known.classes)
 
 
 @functools.cache
-def _built(builder: models.Builder, dataset: str, options: tuple[tuple[str, int | float | str], ...]) -> _Network:
-    shape = DATASET_SHAPES[dataset]
+def _built(model: models.Model, image_shape: tuple[int, int, int], classes: int) -> _Network:
     with torch.random.fork_rng(devices=[]):
-        model = builder(dict(options), shape.image_shape, shape.classes)
-    return _Network(operations(model, shape.image_shape), sum(parameter.numel() for parameter in model.parameters()))
+        network = model.build(image_shape, classes)
+    return _Network(operations(network, image_shape), sum(parameter.numel() for parameter in network.parameters()))
 
 
 def estimate(spec: TrialSpec, images: int | None = None) -> dict[str, Any]:
@@ -284,7 +285,7 @@ def estimate(spec: TrialSpec, images: int | None = None) -> dict[str, Any]:
     `images` are those trained on, by default all of the data set's training images. A teacher's own
     trainings are not in it, and no give-up: every level is trained.
     """
-    shape, network = DATASET_SHAPES[spec.dataset], _network(spec)
+    shape, network = DATASETS[spec.dataset], _network(spec)
     sizes = Sizes(train=shape.train_images if images is None else images, val=0, test=shape.test_images)
     dense, pruned = level_cost(spec, 0, sizes), level_cost(spec, 1, sizes)
     levels = trainings(spec)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from sdd_core.data import sources
 from sdd_core.flags import Parser, add_data_dir_flag, set_data_dir
+from sdd_core.registry import DATASETS
 
 DESCRIPTION = """\
 Fetch data sets through torchvision into the data directory, and check every file.
@@ -16,13 +17,7 @@ Fetch data sets through torchvision into the data directory, and check every fil
 What is there and whole is not fetched again. The human labels of CIFAR-10N and CIFAR-100N are not
 fetched: put CIFAR-10_human.pt and CIFAR-100_human.pt into the data directory yourself.
 """
-# data set -> its name in torchvision, and how this project reads it back
-_SETS: Final[dict[str, tuple[str, Callable[[Path], sources.Published]]]] = {
-    "mnist": ("MNIST", sources.mnist),
-    "fashion_mnist": ("FashionMNIST", sources.fashion_mnist),
-    "cifar10": ("CIFAR10", sources.cifar10),
-    "cifar100": ("CIFAR100", sources.cifar100),
-}
+_SETS: Final = {name: known for name, known in DATASETS.items() if known.torchvision is not None}
 
 
 def fetch(name: str, root: Path, published: Any = None) -> None:
@@ -31,11 +26,12 @@ def fetch(name: str, root: Path, published: Any = None) -> None:
     `published` is the torchvision data set that downloads, by default the one of that name. Raises
     OSError or RuntimeError when a download fails.
     """
-    class_name, read = _SETS[name]
+    known = _SETS[name]
+    read = known.read
     if published is None:
         from torchvision import datasets
 
-        published = getattr(datasets, class_name)
+        published = getattr(datasets, known.torchvision or "")
     try:
         read(root)
     except sources.DataError:

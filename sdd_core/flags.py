@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import os
 import sys
@@ -13,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 from sdd_core import recipes
 from sdd_core.data.sources import DATA_DIR_VARIABLE
-from sdd_core.spec import CHOICES, DATA_FIELDS, SpecError, TeacherRef, TrialSpec, describe_range, value_fault
+from sdd_core.spec import DATA_FIELDS, DEFAULT_ALPHA, FIELDS, SpecError, TeacherRef, TrialSpec
 
 _GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "setting": ("label_noise", "noise_kind", "noisy_labels", "model_options"),
@@ -30,8 +29,6 @@ _ABOUT: Final = {
     "approach": "Distillation (Eq. 1). Without a teacher the trial is vanilla.",
     "trial": "One trial of the setting.",
 }
-DEFAULT_ALPHA: Final = 0.8
-"""Of a trial that names a teacher and no alpha: the published code's default, as is the temperature of 10."""
 
 
 def _option(text: str) -> tuple[str, int | float | str]:
@@ -49,14 +46,26 @@ def _option(text: str) -> tuple[str, int | float | str]:
 # How a field's text becomes a value, by the field's annotation; and what to call such a value.
 _PARSERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "str": (str, "a word"),
-    "str | None": (str, "a word"),
     "int": (int, "a whole number"),
-    "int | None": (int, "a whole number"),
     "float": (float, "a number"),
-    "tuple[float, ...]": (float, "numbers"),
-    "tuple[tuple[str, int | float | str], ...]": (_option, "NAME=VALUE"),
+    "floats": (float, "numbers"),
+    "pairs": (_option, "NAME=VALUE"),
 }
-_FIELDS: Final = {field.name: field for field in dataclasses.fields(TrialSpec)}
+
+
+def describe_range(name: str) -> str:
+    """The numbers that a field allows, in words."""
+    return FIELDS[name].range
+
+
+def value_fault(name: str, value: object) -> str | None:
+    """What is wrong with one field's value taken alone, or None."""
+    return next(iter(FIELDS[name].faults(value)), None)
+
+
+def _kind(name: str) -> str:
+    field = FIELDS[name]
+    return "pairs" if field.pairs else "floats" if field.many else {int: "int", float: "float"}.get(field.type, "str")
 
 
 class Parser(argparse.ArgumentParser):
@@ -122,8 +131,8 @@ _HELP: Final = {
 def _help(name: str) -> str:
     """What a field is, what it allows and the embedded default."""
     allowed = describe_range(name)
-    if name in CHOICES:
-        allowed = "one of " + ", ".join(CHOICES[name])
+    if name in FIELDS and FIELDS[name].words is not None:
+        allowed = "one of " + ", ".join(FIELDS[name].words or ())
     default = getattr(recipes.digits_lenet(), name)
     shown = " ".join(map(str, default)) if name == "lr_milestones" else default
     ends = "" if shown is None or name in ("model_options", "data_seed", "seed") else f" [{shown}]"
@@ -135,7 +144,10 @@ def add_spec_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] =
     group = parser.add_argument_group("setting", "What is trained. Together the two names pick a recipe.")
     for name, default in (("dataset", "digits"), ("model", "lenet")):
         group.add_argument(
-            f"--{name}", metavar="NAME", default=default, help=f"one of {', '.join(CHOICES[name])} [{default}]"
+            f"--{name}",
+            metavar="NAME",
+            default=default,
+            help=f"one of {', '.join(FIELDS[name].words or ())} [{default}]",
         )
     for title, names in _GROUPS.items():
         wanted = [name for name in names if name not in leave_out]
@@ -240,7 +252,7 @@ def read_teacher(
     texts: dict[str, Any] = {"model_options": given["model_options"]} if given["model_options"] else {}
     for text in given["with"] or ():
         name, _, value = text.partition("=")
-        if name not in _FIELDS or name in (*DATA_FIELDS, "model", "model_options", "teacher", "alpha", "temperature"):
+        if name not in FIELDS or name in (*DATA_FIELDS, "model", "model_options", "teacher", "alpha", "temperature"):
             faults.append(
                 f"teacher_with {text!r}: allowed are FIELD=VALUE of a recipe's fields, seed and target_sparsity"
             )
@@ -271,14 +283,14 @@ def _recipe(dataset: str, model: str) -> tuple[TrialSpec, list[str]]:
 
 
 def _many(name: str) -> bool:
-    return str(_FIELDS[name].type).startswith("tuple")
+    return FIELDS[name].many
 
 
 def _parse_fields(texts: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Fields' values from their texts (a list of texts where a field holds many), and the faults."""
     changes, faults = {}, []
     for name, text in texts.items():
-        parsed = [parse_value(name, item, str(_FIELDS[name].type)) for item in (text if _many(name) else [text])]
+        parsed = [parse_value(name, item, _kind(name)) for item in (text if _many(name) else [text])]
         bad = [fault for _, fault in parsed if fault]
         faults += bad
         if not bad:

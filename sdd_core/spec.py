@@ -1,7 +1,8 @@
 """What a trial is: its fields, which values are allowed, and the keys that its levels get.
 
 A trial is setting + approach + lambda + seeds + target sparsity. `TrialSpec` holds every field of
-every experiment of the paper. Two identities are derived from it, both hashes over canonical JSON:
+every experiment of the paper, each in one line: its type, its range or words, its place in the keys, and
+what it is. Two identities are derived from it, both hashes over canonical JSON:
 
 * `trial_id`: all fields that can influence the trajectory, without `target_sparsity`;
 * `level_key`: all fields that can influence one level, the key of the level before it and the key
@@ -14,81 +15,92 @@ kind of noise at noise 0, alpha without a teacher) is left out of both.
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import functools
 import hashlib
+import itertools
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal
+
+from annotated_types import Interval, Predicate
+from typing_extensions import Doc
+
+from sdd_core import registry
+from sdd_core.fields import (
+    Count,
+    Field,
+    Flag,
+    Inside,
+    Must,
+    Natural,
+    NotNegative,
+    Pairs,
+    Positive,
+    Share,
+    Words,
+    fields_of,
+)
+from sdd_core.fields import SpecError as SpecError
 
 # Part of every key. Raise it with any change of code that changes what a level's result is.
 SCHEMA: Final = 2
-
-ModelOptions = Mapping[str, int | float | str]
-
-# Options of each model with their defaults: a model's size is part of the setting.
-MODEL_OPTIONS: Final[dict[str, dict[str, int | float | str]]] = {
-    "lenet": {"hidden1": 300, "hidden2": 100},
-    "resnet18": {"width": 64, "stem": "no_pool"},
-    "vgg": {"gamma": 5, "delta": 5},
-    "vit": {"patch": 4, "width": 512, "depth": 6, "heads": 8, "mlp": 512, "dropout": 0.1},
-}
-# Highest value of an option whose meaning is easily mistaken: VGG's gamma is an exponent.
-_OPTION_LIMITS: Final = {("vgg", "gamma"): (12, "the first block is 2**gamma wide; the paper's width 32 is gamma 5")}
+DEFAULT_ALPHA: Final = 0.8
+"""Of a trial that names a teacher and no alpha: the published code's default, as is the temperature of 10."""
 
 
-class DatasetShape(NamedTuple):
-    """What is known of a data set without its files."""
+@dataclass(frozen=True)
+class Key:
+    """Marks a field's place in the keys, and so what it is a part of."""
 
-    image_shape: tuple[int, int, int]
-    """(C, H, W)."""
-    classes: int
-    train_images: int
-    """Before any validation split."""
-    test_images: int
+    level: Literal["dense", "pruned", "distilled"] | None
+    """It influences every level; levels after level 0; distilled levels. None: it decides only how many there are."""
+    of: Literal["setting", "recipe", "approach", "trial"]
+    """What it is a part of. The trials of a setting and approach differ in the fields of `trial`."""
+    when: Callable[[TrialSpec], bool] = lambda trial: True
+    """Whether it can influence anything under the other fields' values."""
+    data: bool = False
+    """It decides which images are trained on, with which labels: a teacher and its student share it."""
 
 
-DATASET_SHAPES: Final = {
-    "digits": DatasetShape((1, 8, 8), 10, 1_438, 359),
-    "mnist": DatasetShape((1, 28, 28), 10, 60_000, 10_000),
-    "fashion_mnist": DatasetShape((1, 28, 28), 10, 60_000, 10_000),
-    "cifar10": DatasetShape((3, 32, 32), 10, 50_000, 10_000),
-    "cifar100": DatasetShape((3, 32, 32), 100, 50_000, 10_000),
-}
-HUMAN_LABEL_SETS: Final = {
-    "cifar10": ("aggre", "random1", "random2", "random3", "worse"),
-    "cifar100": ("noisy",),
-}
-# The fields that decide which images are trained on, with which labels: a teacher and its student share them.
-DATA_FIELDS: Final = (
-    *("dataset", "label_noise", "noise_kind", "noisy_labels"),
-    *("validation_fraction", "protocol", "data_seed"),
+def _has_human_labels(trial: TrialSpec) -> bool:
+    return trial.noise_kind == "human"
+
+
+def _is_flipped(trial: TrialSpec) -> bool:
+    return trial.noise_kind != "human" and trial.label_noise > 0
+
+
+def _is_noisy(trial: TrialSpec) -> bool:
+    return _has_human_labels(trial) or _is_flipped(trial)
+
+
+def _holds_out(trial: TrialSpec) -> bool:
+    return trial.protocol == "validation"
+
+
+def _draws_data(trial: TrialSpec) -> bool:
+    return _holds_out(trial) or _is_flipped(trial)
+
+
+def _decays(trial: TrialSpec) -> bool:
+    return trial.lr_schedule == "steps" and bool(trial.lr_milestones)
+
+
+def _rises(values: tuple[float, ...]) -> bool:
+    return all(a < b for a, b in itertools.pairwise(values))
+
+
+def _names_a_level(level: str | int) -> bool:
+    return level in ("dense", "pruned") if isinstance(level, str) else level >= 0
+
+
+_RISING: Final = Must("must rise within (0, 1), as fractions of the epochs")
+_RETRAINING: Final = (
+    "what follows a pruning: rewind_lr keeps the weights and restarts the schedule, finetune keeps them and "
+    "trains at its last rate, from_scratch draws new ones, rewind_weights goes back to an early epoch"
 )
-# The words that each field may hold.
-CHOICES: Final[dict[str, tuple[str, ...]]] = {
-    "dataset": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"),
-    "noise_kind": ("symmetric", "asymmetric", "pair_flip", "human"),
-    "model": tuple(MODEL_OPTIONS),
-    "augmentation": ("none", "flip_crop"),
-    "protocol": ("validation", "paper"),
-    "optimizer": ("sgd", "adamw"),
-    "lr_schedule": ("steps", "cosine", "constant"),
-    "precision": ("float32", "tf32", "bfloat16"),
-    "criterion": ("global_magnitude", "layer_magnitude", "random", "gradient"),
-    "retraining": ("rewind_lr", "rewind_weights", "finetune", "from_scratch"),
-}
-
-
-class SpecError(ValueError):
-    """Bad input. `faults` holds one sentence per fault, each with the value and what is allowed."""
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("; ".join(self.faults))
-
-    def __reduce__(self) -> tuple[type[SpecError], tuple[tuple[str, ...]]]:
-        return SpecError, (self.faults,)
+_LEVEL: Final = "allowed are dense, pruned and numbers from 0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +110,13 @@ class TeacherRef:
     trial: TrialSpec
     """The teacher's own trial."""
 
-    level: str | int
+    level: Annotated[str | int, Predicate(_names_a_level), Must(_LEVEL)]
     """`"dense"` (level 0), `"pruned"` (best validation accuracy, ties to the sparser), or a number."""
 
     def __post_init__(self) -> None:
-        if not (self.level in ("dense", "pruned") or (_is_int(self.level) and int(self.level) >= 0)):
-            raise SpecError([f"teacher level {self.level!r}: allowed are dense, pruned and numbers from 0"])
+        faults = fields_of(TeacherRef)["level"].faults(self.level, "teacher level ")
+        if faults:
+            raise SpecError(faults)
 
     def levels_needed(self, whole: int) -> int:
         """How many of its trial's `whole` levels have to be trained: all for `pruned`, whose best is known last."""
@@ -116,117 +129,125 @@ class TeacherRef:
 class TrialSpec:
     """One trial. Construct with keywords; raises `SpecError` naming every fault at once."""
 
-    dataset: str = "digits"
-    """Data set."""
-
-    label_noise: float = 0.0
-    """Fraction of training labels flipped to another class, in [0, 1] (epsilon)."""
-
-    noise_kind: str = "symmetric"
-    """How the flipped labels' new classes are drawn."""
-
-    noisy_labels: str | None = None
-    """Human label set (CIFAR-10N / CIFAR-100N); only with noise_kind=human."""
-
-    validation_fraction: float = 0.2
-    """Share of the training images held out for decisions, in (0, 1)."""
-
-    augmentation: str = "none"
-    """Image augmentation, fresh per image and epoch."""
-
-    protocol: str = "validation"
-    """`validation`: decide on a held-out split. `paper`: train on all images, decide on test."""
-
-    model: str = "lenet"
-    """Architecture."""
-
-    model_options: tuple[tuple[str, int | float | str], ...] = ()
-    """The model's size as (name, value) pairs; what is not named takes the model's default."""
-
-    optimizer: str = "sgd"
-    """Optimiser; fresh at every level."""
-
-    learning_rate: float = 0.1
-    """Initial learning rate, above 0."""
-
-    momentum: float = 0.9
-    """SGD momentum, in [0, 1)."""
-
-    lr_schedule: str = "steps"
-    """Learning-rate schedule, restarted at every level."""
-
-    lr_milestones: tuple[float, ...] = (0.5, 0.75)
-    """Where the `steps` schedule decays, as fractions of `epochs`, rising, in (0, 1)."""
-
-    lr_decay: float = 0.1
-    """Factor at each milestone, in (0, 1]."""
-
-    epochs: int = 30
-    """Epochs per level, at least 1."""
-
-    batch_size: int = 128
-    """Images per step, at least 1."""
-
-    precision: str = "float32"
-    """Arithmetic of the training step."""
-
-    criterion: str = "global_magnitude"
-    """Which weights are pruned."""
-
-    prune_fraction: float = 0.2
-    """Share of the remaining weights pruned at each level, in (0, 1) (zeta_iter)."""
-
-    retraining: str = "rewind_lr"
-    """What follows a pruning: `rewind_lr` keeps the weights and restarts the schedule (the paper's),
-    `finetune` keeps them and trains at the schedule's last rate, `from_scratch` draws new ones,
-    `rewind_weights` goes back to those of an early epoch and trains from there on."""
-
-    rewind_epoch: int | None = None
-    """Epochs of level 0 that the weights rewound to have been trained, in [0, epochs); 0 are the initial
-    weights. Only with retraining=rewind_weights."""
-
-    weight_decay: float = 1e-4
-    """L2 penalty, at least 0 (lambda)."""
-
-    alpha: float = 0.0
-    """Weight of the distillation term of Eq. 1, in [0, 1]; 0 is the vanilla trial."""
-
-    temperature: float = 10.0
-    """Distillation temperature, above 0 (tau)."""
-
-    teacher: TeacherRef | None = None
-    """Whom to distil from; none for a vanilla trial."""
-
-    seed: int = 0
-    """Draws initial weights, batch order, augmentation and dropout."""
-
-    data_seed: int | None = None
-    """Draws the validation split and the label noise; `seed` when not given."""
-
-    target_sparsity: float = 0.998
-    """The trajectory ends at the first level at least this sparse, in [0, 1) (zeta_end)."""
+    dataset: Annotated[str, Words(registry.DATASETS), Key("dense", "setting", data=True), Doc("data set")] = "digits"
+    label_noise: Annotated[
+        Share,
+        Key("dense", "setting", _is_flipped, data=True),
+        Doc("share of training labels flipped to another class (epsilon)"),
+    ] = 0.0
+    noise_kind: Annotated[
+        str,
+        Words(registry.NOISE_KINDS, also=("human",)),
+        Key("dense", "setting", _is_noisy, data=True),
+        Doc("how their new classes are drawn"),
+    ] = "symmetric"
+    noisy_labels: Annotated[
+        str | None,
+        Key("dense", "setting", _has_human_labels, data=True),
+        Doc("human label set (CIFAR-10N, CIFAR-100N), with noise_kind human"),
+    ] = None
+    validation_fraction: Annotated[
+        Inside, Key("dense", "recipe", _holds_out, data=True), Doc("share of training images held out for decisions")
+    ] = 0.2
+    augmentation: Annotated[
+        str, Words(registry.AUGMENTATIONS), Key("dense", "recipe"), Doc("image augmentation, fresh per image and epoch")
+    ] = "none"
+    protocol: Annotated[
+        Literal["validation", "paper"],
+        Key("dense", "recipe", data=True),
+        Doc("validation decides on held-out images; paper trains on all and decides on test"),
+    ] = "validation"
+    model: Annotated[str, Words(registry.MODELS), Key("dense", "setting"), Doc("architecture")] = "lenet"
+    model_options: Annotated[
+        Pairs, Key("dense", "setting"), Doc("the model's size, for example hidden1=100 hidden2=30")
+    ] = ()
+    optimizer: Annotated[Literal["sgd", "adamw"], Key("dense", "recipe"), Doc("optimiser, fresh at each level")] = "sgd"
+    learning_rate: Annotated[Positive, Key("dense", "recipe"), Doc("initial learning rate")] = 0.1
+    momentum: Annotated[
+        float, Interval(ge=0, lt=1), Key("dense", "recipe", lambda trial: trial.optimizer == "sgd"), Doc("of SGD")
+    ] = 0.9
+    lr_schedule: Annotated[
+        Literal["steps", "cosine", "constant"],
+        Key("dense", "recipe"),
+        Doc("learning-rate schedule, restarted at each level"),
+    ] = "steps"
+    lr_milestones: Annotated[
+        tuple[Inside, ...],
+        Predicate(_rises),
+        _RISING,
+        Key("dense", "recipe", lambda trial: trial.lr_schedule == "steps"),
+        Doc("where steps decays, as rising fractions of the epochs"),
+    ] = (0.5, 0.75)
+    lr_decay: Annotated[
+        float, Interval(gt=0, le=1), Key("dense", "recipe", _decays), Doc("factor at each milestone")
+    ] = 0.1
+    epochs: Annotated[Count, Key("dense", "recipe"), Doc("epochs a level")] = 30
+    batch_size: Annotated[Count, Key("dense", "recipe"), Doc("images a step")] = 128
+    precision: Annotated[
+        Literal["float32", "tf32", "bfloat16"], Key("dense", "recipe"), Doc("arithmetic of the training step")
+    ] = "float32"
+    criterion: Annotated[str, Words(registry.CRITERIA), Key("pruned", "recipe"), Doc("which weights are pruned")] = (
+        "global_magnitude"
+    )
+    prune_fraction: Annotated[
+        Inside, Key("pruned", "recipe"), Doc("share of the remaining weights pruned at each level (zeta_iter)")
+    ] = 0.2
+    retraining: Annotated[str, Words(registry.POLICIES), Key("pruned", "recipe"), Doc(_RETRAINING)] = "rewind_lr"
+    rewind_epoch: Annotated[
+        Natural | None,
+        Key("pruned", "recipe", lambda trial: trial.retraining == "rewind_weights"),
+        Doc("epochs that the weights rewound to were trained, below epochs; with retraining rewind_weights"),
+    ] = None
+    weight_decay: Annotated[NotNegative, Key("dense", "trial"), Doc("L2 penalty (lambda)")] = 1e-4
+    alpha: Annotated[
+        Share,
+        Key("distilled", "approach"),
+        Flag(default=f"{DEFAULT_ALPHA:g} where only a teacher is given"),
+        Doc("weight of the distillation term of Eq. 1; 0 is the vanilla trial"),
+    ] = 0.0
+    temperature: Annotated[Positive, Key("distilled", "approach"), Doc("distillation temperature (tau)")] = 10.0
+    teacher: Annotated[TeacherRef | None, Doc("whom to distil from; none for a vanilla trial")] = None
+    seed: Annotated[
+        Natural, Key("dense", "trial"), Doc("draws initial weights, batch order, augmentation and dropout")
+    ] = 0
+    data_seed: Annotated[
+        Natural | None,
+        Key("dense", "trial", _draws_data, data=True),
+        Flag(default="the trial's seed"),
+        Doc("draws validation split and label noise"),
+    ] = None
+    target_sparsity: Annotated[
+        float,
+        Interval(ge=0, lt=1),
+        Key(None, "trial"),
+        Doc("the trajectory ends at the first level at least this sparse (zeta_end)"),
+    ] = 0.998
 
     def __post_init__(self) -> None:
+        if isinstance(self.lr_milestones, list):
+            object.__setattr__(self, "lr_milestones", tuple(self.lr_milestones))
         faults = list(_faults(self))
         if faults:
             raise SpecError(faults)
         if self.data_seed is None:
             object.__setattr__(self, "data_seed", self.seed)
-        options = MODEL_OPTIONS[self.model] | dict(self.model_options)
-        object.__setattr__(self, "model_options", tuple(sorted(options.items())))
-        object.__setattr__(self, "lr_milestones", tuple(self.lr_milestones))
+        defaults = {name: option.default for name, option in model_options(self.model).items()}
+        object.__setattr__(self, "model_options", tuple(sorted((defaults | dict(self.model_options)).items())))
+
+    def __hash__(self) -> int:
+        return int(self.trial_id, 16)  # the same in every process, unlike that of a tuple of words
 
     def replace(self, **changes: Any) -> TrialSpec:
         """A copy with `changes`, checked like any other. Give `data_seed` when you change `seed`."""
         return dataclasses.replace(self, **changes)
 
-    @property
+    @functools.cached_property
     def trial_id(self) -> str:
         """First 12 hex digits of the hash of the canonical form without the target sparsity."""
         return _hash(canonical(self))[:12]
 
     @property
-    def options(self) -> dict[str, int | float | str]:
+    def options(self) -> dict[str, Any]:
         """The model's options, complete."""
         return dict(self.model_options)
 
@@ -241,89 +262,58 @@ class TrialSpec:
         return "test" if self.protocol == "paper" else "validation"
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+FIELDS: Final = fields_of(TrialSpec)
+FIELD_NAMES: Final = frozenset(FIELDS)
+_KEYS: Final = {name: key for name, field in FIELDS.items() if (key := field.marked(Key)) is not None}
+DATA_FIELDS: Final = tuple(name for name, key in _KEYS.items() if key.data)
 
 
-def _is_number(value: object) -> bool:
-    return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
+def fields_that_are(part: str) -> tuple[str, ...]:
+    """The fields that are part of a `setting`, `recipe`, `approach` or `trial`."""
+    return tuple(name for name, key in _KEYS.items() if key.of == part)
 
 
-# field -> (low, high, low is allowed, high is allowed)
-_RANGES: Final[dict[str, tuple[float, float, bool, bool]]] = {
-    "label_noise": (0, 1, True, True),
-    "validation_fraction": (0, 1, False, False),
-    "learning_rate": (0, math.inf, False, False),
-    "momentum": (0, 1, True, False),
-    "lr_decay": (0, 1, False, True),
-    "prune_fraction": (0, 1, False, False),
-    "weight_decay": (0, math.inf, True, False),
-    "alpha": (0, 1, True, True),
-    "temperature": (0, math.inf, False, False),
-    "target_sparsity": (0, 1, True, False),
-}
-_MINIMUM: Final = {"epochs": 1, "batch_size": 1, "seed": 0, "data_seed": 0, "rewind_epoch": 0}
-_OPTIONAL: Final = ("data_seed", "rewind_epoch")  # whole numbers that may be None
+# --- what is refused ------------------------------------------------------------------------
 
 
-def describe_range(name: str) -> str:
-    """The values that a numeric field allows, in words ("in [0, 1]"), or "" when it is not numeric."""
-    if name in _MINIMUM:
-        return f"a whole number from {_MINIMUM[name]}"
-    if name not in _RANGES:
-        return ""
-    low, high, low_ok, high_ok = _RANGES[name]
-    if high == math.inf:
-        return f"at least {low:g}" if low_ok else f"above {low:g}"
-    return f"in {'[' if low_ok else '('}{low:g}, {high:g}{']' if high_ok else ')'}"
-
-
-def value_fault(name: str, value: object) -> str | None:
-    """What is wrong with one field's value taken alone, or None."""
-    if name in CHOICES and value not in CHOICES[name]:
-        close = difflib.get_close_matches(str(value), CHOICES[name], n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        return f"{name} {value!r}: allowed are {', '.join(CHOICES[name])}{hint}"
-    if name in _MINIMUM and not (value is None and name in _OPTIONAL):
-        whole = isinstance(value, int) and _is_int(value) and value >= _MINIMUM[name]
-        return None if whole else f"{name} {value!r}: must be {describe_range(name)}"
-    if name in _RANGES:
-        low, high, low_ok, high_ok = _RANGES[name]
-        if not (isinstance(value, int | float) and _is_number(value)):
-            return f"{name} {value!r}: must be a finite number {describe_range(name)}"
-        if value < low or value > high or (value == low and not low_ok) or (value == high and not high_ok):
-            return f"{name} {value!r}: must be {describe_range(name)}"
-    return None
+def model_options(model: str) -> dict[str, Field]:
+    """The options of a model that is registered, by name."""
+    kind: Any = registry.MODELS[model]
+    return fields_of(kind)
 
 
 def _faults(spec: TrialSpec) -> Iterator[str]:
     """Every fault of a spec: of each field alone, then of fields that contradict each other."""
-    for field in dataclasses.fields(spec):
-        fault = value_fault(field.name, getattr(spec, field.name))
-        if fault:
-            yield fault
-    stones = spec.lr_milestones
-    if not all(_is_number(m) and 0 < m < 1 for m in stones) or list(stones) != sorted(set(stones)):
-        yield f"lr_milestones {list(stones)}: must rise within (0, 1), as fractions of the epochs"
-    yield from _model_option_faults(spec)
-    human = HUMAN_LABEL_SETS.get(spec.dataset, ())
+    bad = set()
+    for name, field in FIELDS.items():
+        faults = field.faults(getattr(spec, name))
+        if faults:
+            bad.add(name)
+            yield from faults
+    if not bad & {"model", "model_options"}:
+        yield from _option_faults(spec)
+    yield from _label_faults(spec)
+    if spec.retraining == "rewind_weights":
+        if not bad & {"epochs", "rewind_epoch"} and (spec.rewind_epoch is None or spec.rewind_epoch >= spec.epochs):
+            yield f"rewind_epoch {spec.rewind_epoch!r}: must be in [0, epochs), here [0, {spec.epochs})"
+    elif spec.rewind_epoch is not None:
+        yield f"rewind_epoch {spec.rewind_epoch!r}: only with retraining rewind_weights"
+    if spec.teacher is None and "alpha" not in bad and spec.alpha > 0:
+        yield f"alpha {spec.alpha!r}: needs a teacher; without one it must be 0"
+    elif spec.teacher is not None:
+        yield from _disagreements(spec, spec.teacher.trial)
+
+
+def _label_faults(spec: TrialSpec) -> Iterator[str]:
+    """People's labels and what they fix."""
     if spec.noise_kind == "human":
+        human = registry.DATASETS[spec.dataset].human_labels if spec.dataset in registry.DATASETS else ()
         if spec.noisy_labels not in human:
             yield f"noisy_labels {spec.noisy_labels!r}: {spec.dataset} has {', '.join(human) or 'no human labels'}"
         if spec.label_noise != 0:
             yield f"label_noise {spec.label_noise!r}: with noise_kind human the label set fixes the noise; give 0"
     elif spec.noisy_labels is not None:
         yield f"noisy_labels {spec.noisy_labels!r}: only with noise_kind human"
-    if spec.retraining == "rewind_weights":
-        whole = _is_int(spec.epochs) and _is_int(spec.rewind_epoch)
-        if spec.rewind_epoch is None or (whole and spec.rewind_epoch >= spec.epochs):
-            yield f"rewind_epoch {spec.rewind_epoch!r}: must be in [0, epochs), here [0, {spec.epochs})"
-    elif spec.rewind_epoch is not None:
-        yield f"rewind_epoch {spec.rewind_epoch!r}: only with retraining rewind_weights"
-    if spec.teacher is None and _is_number(spec.alpha) and spec.alpha > 0:
-        yield f"alpha {spec.alpha!r}: needs a teacher; without one it must be 0"
-    elif spec.teacher is not None:
-        yield from _disagreements(spec, spec.teacher.trial)
 
 
 def _disagreements(spec: TrialSpec, teacher: TrialSpec) -> Iterator[str]:
@@ -340,80 +330,40 @@ def _disagreements(spec: TrialSpec, teacher: TrialSpec) -> Iterator[str]:
             yield f"teacher's {name} {other!r}: must be its student's, {own!r}"
 
 
-def _model_option_faults(spec: TrialSpec) -> Iterator[str]:
-    known = MODEL_OPTIONS.get(spec.model)
-    if known is None:
-        return
+def _option_faults(spec: TrialSpec) -> Iterator[str]:
+    """The model's options: each alone, then what its file says of them together."""
+    known, bad = model_options(spec.model), False
     for name, value in spec.model_options:
-        if name not in known:
-            yield f"model_options {name}={value!r}: {spec.model} has {', '.join(known)}"
-        elif isinstance(known[name], str):
-            if value not in ("no_pool", "pool"):
-                yield f"model_options {name}={value!r}: allowed are no_pool, pool"
-        elif isinstance(known[name], float):
-            if not (isinstance(value, int | float) and _is_number(value) and 0 <= value < 1):
-                yield f"model_options {name}={value!r}: must be in [0, 1)"
-        elif not (isinstance(value, int) and _is_int(value) and value >= 1):
-            yield f"model_options {name}={value!r}: must be a whole number from 1"
-        elif (spec.model, name) in _OPTION_LIMITS:
-            limit, why = _OPTION_LIMITS[spec.model, name]
-            if value > limit:
-                yield f"model_options {name}={value!r}: must be a whole number from 1 to {limit} ({why})"
-    options = known | dict(spec.model_options)
-    if spec.model == "vit" and all(_is_int(options[name]) and int(options[name]) > 0 for name in ("width", "heads")):
-        width, heads = int(options["width"]), int(options["heads"])
-        if width % heads != 0:
-            yield f"model_options heads={heads}: must divide width ({width}) into heads of equal size"
+        if name in known:
+            faults = known[name].faults(value, f"model_options {name}=")
+        else:
+            faults = [f"model_options {name}={value!r}: {spec.model} has {', '.join(known)}"]
+        bad = bad or bool(faults)
+        yield from faults
+    if not bad:
+        for why in registry.MODELS[spec.model](**spec.options).contradictions():
+            yield f"model_options {why}"
 
 
 # --- canonical form -------------------------------------------------------------------------
 
 
-def _dense_fields(spec: TrialSpec) -> dict[str, Any]:
-    """Every field that can influence a dense training, without the teacher."""
-    fields: dict[str, Any] = {
-        name: getattr(spec, name)
-        for name in ("dataset", "augmentation", "protocol", "model", "optimizer", "lr_schedule", "precision")
-    }
-    fields["model_options"] = spec.options
-    for name in ("learning_rate", "epochs", "batch_size", "weight_decay", "seed"):
-        fields[name] = getattr(spec, name)
-    noisy = spec.noise_kind == "human" or spec.label_noise > 0
-    if noisy:
-        fields["noise_kind"] = spec.noise_kind
-        if spec.noise_kind == "human":
-            fields["noisy_labels"] = spec.noisy_labels
-        else:
-            fields["label_noise"] = spec.label_noise
-    if spec.protocol == "validation":
-        fields["validation_fraction"] = spec.validation_fraction
-    if spec.protocol == "validation" or (noisy and spec.noise_kind != "human"):
-        fields["data_seed"] = spec.data_seed
-    if spec.optimizer == "sgd":
-        fields["momentum"] = spec.momentum
-    if spec.lr_schedule == "steps":
-        fields["lr_milestones"] = list(spec.lr_milestones)
-        if spec.lr_milestones:
-            fields["lr_decay"] = spec.lr_decay
-    return fields
-
-
-def _pruning_fields(spec: TrialSpec) -> dict[str, Any]:
-    """Every field that can influence a pruned level beside those of the level before it."""
-    fields: dict[str, Any] = {name: getattr(spec, name) for name in ("criterion", "prune_fraction", "retraining")}
-    if spec.retraining == "rewind_weights":
-        fields["rewind_epoch"] = spec.rewind_epoch
-    return fields
+def _influences(spec: TrialSpec, level: Literal["dense", "pruned", "distilled"]) -> dict[str, Any]:
+    """The fields that can influence such a level, with their values, and nothing of the level before it."""
+    form = {name: getattr(spec, name) for name, key in _KEYS.items() if key.level == level and key.when(spec)}
+    if "model_options" in form:
+        form["model_options"] = spec.options
+    return form
 
 
 def canonical(spec: TrialSpec) -> dict[str, Any]:
     """The canonical form of a trial, without its target sparsity: what `trial_id` hashes."""
-    form = {"schema": SCHEMA} | _dense_fields(spec) | _pruning_fields(spec)
+    form = {"schema": SCHEMA} | _influences(spec, "dense") | _influences(spec, "pruned")
     if spec.distilled and spec.teacher is not None:
         teacher: dict[str, Any] = {"trial": canonical(spec.teacher.trial), "level": spec.teacher.level}
         if spec.teacher.level == "pruned":  # how far the teacher is pruned decides which level is its best
             teacher["target_sparsity"] = spec.teacher.trial.target_sparsity
-        form |= {"alpha": spec.alpha, "temperature": spec.temperature, "teacher": teacher}
+        form |= _influences(spec, "distilled") | {"teacher": teacher}
     return form
 
 
@@ -448,10 +398,10 @@ def level_key(spec: TrialSpec, level: int, parent: str | None, teacher: str | No
     if (teacher is not None) != spec.distilled:
         raise ValueError(f"teacher key {teacher!r} for a trial with alpha {spec.alpha!r}")
     if level > 0:
-        return _hash({"schema": SCHEMA, "level": level, "parent": parent} | _pruning_fields(spec))
-    form = {"schema": SCHEMA, "level": 0} | _dense_fields(spec)
+        return _hash({"schema": SCHEMA, "level": level, "parent": parent} | _influences(spec, "pruned"))
+    form = {"schema": SCHEMA, "level": 0} | _influences(spec, "dense")
     if teacher is not None:
-        form |= {"alpha": spec.alpha, "temperature": spec.temperature, "teacher": teacher}
+        form |= _influences(spec, "distilled") | {"teacher": teacher}
     return _hash(form)
 
 
@@ -491,7 +441,7 @@ def level_keys(spec: TrialSpec, teacher: str | None = None) -> Iterator[str]:
 
 def setting(spec: TrialSpec) -> dict[str, Any]:
     """What trials of one setting and approach share: no lambda, seeds or target sparsity."""
-    form = {name: value for name, value in canonical(spec).items() if name not in ("weight_decay", "seed", "data_seed")}
+    form = {name: value for name, value in canonical(spec).items() if name not in fields_that_are("trial")}
     if "teacher" in form:  # its data seed is its student's
         trial = {name: value for name, value in form["teacher"]["trial"].items() if name != "data_seed"}
         form["teacher"] = form["teacher"] | {"trial": trial}
@@ -537,6 +487,3 @@ def _from_json(form: Mapping[str, Any], students: tuple[int, ...]) -> TrialSpec:
             trial=_from_json(teacher["trial"], (*students, id(form))), level=teacher["level"]
         )
     return TrialSpec(**values)
-
-
-FIELD_NAMES: Final = frozenset(field.name for field in dataclasses.fields(TrialSpec))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sdd_core import energy, trajectory
 from sdd_core.flags import Parser, add_data_dir_flag, parse_value, set_data_dir
 from sdd_core.reading import Reading
+from sdd_core.registry import MODELS
 from sdd_core.spec import SpecError, TrialSpec
 from sdd_core.store import Store
 
@@ -228,8 +229,8 @@ def trial_faults(spec: TrialSpec, common: Common) -> list[str]:
 
 
 def gains_from_gpu(spec: TrialSpec) -> bool:
-    """Whether a trial asks for a GPU by default. A LeNet's steps are too small for one: a core does as well."""
-    return spec.model != "lenet"
+    """Whether a trial asks for a GPU by default."""
+    return MODELS[spec.model].gains_from_gpu
 
 
 def _read_cluster(path: str | None, reader: Reader) -> ClusterSettings | None:

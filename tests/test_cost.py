@@ -10,7 +10,8 @@ from torch import nn
 from sdd_core import cost, models, recipes
 from sdd_core.data import splits as data
 from sdd_core.reading import Reading
-from sdd_core.spec import DATASET_SHAPES, TeacherRef, TrialSpec, last_level
+from sdd_core.registry import DATASETS
+from sdd_core.spec import TeacherRef, TrialSpec, last_level
 from sdd_core.training import pruning
 
 
@@ -169,7 +170,7 @@ def count_by_torch(run):
 )
 def test_products_agree_with_an_independent_count(recipe, options):
     spec = recipe().replace(model_options=tuple(options.items()))
-    shape = DATASET_SHAPES[spec.dataset]
+    shape = DATASETS[spec.dataset]
     model = models.build(spec, shape.image_shape, shape.classes).eval()
     image = torch.zeros(1, *shape.image_shape)
     calls = [call for call in cost.operations(model, shape.image_shape).calls if call.weight is not None]
@@ -184,7 +185,7 @@ def test_products_agree_with_an_independent_count(recipe, options):
 @pytest.mark.parametrize("recipe", [recipes.digits_lenet, recipes.cifar10_vgg, recipes.cifar10_vit])
 def test_dense_masks_cost_what_a_dense_network_does(recipe):
     spec = recipe()
-    shape = DATASET_SHAPES[spec.dataset]
+    shape = DATASETS[spec.dataset]
     model = models.build(spec, shape.image_shape, shape.classes)
     found = cost.operations(model, shape.image_shape)
     masks = pruning.dense_masks(model)
@@ -396,7 +397,7 @@ def test_every_training_image_counts_whatever_the_protocol(capsys, dataset):
         run(capsys, "--dataset", dataset, "--json", "--protocol", protocol) for protocol in ("validation", "paper")
     ]
     assert answers[0] == answers[1]
-    assert json.loads(answers[0])["train_images"] == DATASET_SHAPES[dataset].train_images
+    assert json.loads(answers[0])["train_images"] == DATASETS[dataset].train_images
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from sdd_core import cost, models, recipes
-from sdd_core.spec import DATASET_SHAPES, TrialSpec
+from sdd_core.registry import DATASETS
+from sdd_core.spec import TrialSpec
 
 SGD = {
     "optimizer": "sgd",
@@ -51,7 +52,7 @@ def test_what_all_recipes_share(setting):
     assert spec.options == TrialSpec(model=setting[1]).options
     assert (spec.criterion, spec.prune_fraction, spec.retraining) == ("global_magnitude", 0.2, "rewind_lr")
     assert (spec.target_sparsity, spec.protocol, spec.teacher, spec.seed) == (0.998, "validation", None, 0)
-    assert models.faults(spec, DATASET_SHAPES[spec.dataset].train_images) == []
+    assert models.faults(spec, DATASETS[spec.dataset].train_images) == []
 
 
 def test_the_embedded_default_is_unchanged():

@@ -10,7 +10,8 @@ from torch import nn
 from sdd_core import cost, models, training, trajectory
 from sdd_core.blobs import open_blobs
 from sdd_core.data import splits as data
-from sdd_core.spec import CHOICES, level_key, snapshot_key
+from sdd_core.registry import MODELS
+from sdd_core.spec import level_key, snapshot_key
 from sdd_core.store import Store, determined
 from sdd_core.training import pruning, retraining
 
@@ -105,8 +106,13 @@ def starts(monkeypatch):
 # --- the policies ---------------------------------------------------------------------------
 
 
-def test_every_policy_of_a_spec_is_there():
-    assert set(retraining.POLICIES) == set(CHOICES["retraining"])
+def test_where_each_policy_starts():
+    assert {name: policy.start for name, policy in retraining.POLICIES.items()} == {
+        "rewind_lr": "kept",
+        "finetune": "kept",
+        "from_scratch": "initial",
+        "rewind_weights": "rewound",
+    }
 
 
 FULL = [(0, 0.1), (1, 0.1), (2, 0.01), (3, 0.001)]
@@ -218,10 +224,10 @@ def test_a_level_costs_the_epochs_that_it_trains(undisturbed):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_buffers_of_norm_layers_follow_the_weights(policy_spec, tmp_path, starts, policy, monkeypatch):
-    def normed(options, image_shape, classes):
+    def normed(self, image_shape, classes):
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes))
 
-    monkeypatch.setitem(models.BUILDERS, "lenet", normed)
+    monkeypatch.setattr(MODELS["lenet"], "build", normed)
     spec, store = policy_spec(policy), Store(str(tmp_path / "a"))
     curve, _ = run(spec, store, keep="all")
     steps = 9  # 1,151 images in batches of 128, the last smaller

@@ -16,7 +16,7 @@ from sdd_core import download
 from sdd_core.data import sources
 from sdd_core.data.noise import SUPERCLASSES
 from sdd_core.data.sources import DataError, File
-from sdd_core.spec import HUMAN_LABEL_SETS
+from sdd_core.registry import DATASETS
 
 REAL = os.environ.get("SDD_TEST_DATA")
 
@@ -268,7 +268,7 @@ def human_file(root, clean, **changes):
 CLEAN = np.arange(50) % 10
 
 
-@pytest.mark.parametrize("name", HUMAN_LABEL_SETS["cifar10"])
+@pytest.mark.parametrize("name", DATASETS["cifar10"].human_labels)
 def test_every_human_label_set_is_read_by_its_name(tmp_path, name):
     key = {"aggre": "aggre_label", "worse": "worse_label"}.get(name, f"random_label{name[-1]}")
     human_file(tmp_path, CLEAN, **{key: (CLEAN + 2) % 10})
@@ -276,7 +276,9 @@ def test_every_human_label_set_is_read_by_its_name(tmp_path, name):
 
 
 def test_the_label_sets_of_the_spec_are_those_that_can_be_read():
-    assert {dataset: tuple(names) for dataset, (_, names) in sources.HUMAN_FILES.items()} == HUMAN_LABEL_SETS
+    assert {dataset: tuple(names) for dataset, (_, names) in sources.HUMAN_FILES.items()} == {
+        name: known.human_labels for name, known in DATASETS.items() if known.human_labels
+    }
 
 
 def test_missing_human_labels_say_where_they_are_published(tmp_path):
@@ -383,7 +385,7 @@ def test_the_real_cifar10_and_its_human_noise():
     np.testing.assert_allclose(std, (0.2470, 0.2435, 0.2616), atol=5e-5)
     rates = {
         name: 100 * float((human != published.train_labels).mean())
-        for name in HUMAN_LABEL_SETS["cifar10"]
+        for name in DATASETS["cifar10"].human_labels
         for human in [sources.human_labels(Path(REAL), "cifar10", name, published.train_labels)]
     }
     paper = {"aggre": 9.01, "random1": 17.23, "random2": 18.12, "random3": 17.64, "worse": 40.21}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdd_core import recipes, spec
-from sdd_core.spec import CHOICES, FIELD_NAMES, SpecError, TeacherRef, TrialSpec, level_key, level_keys
+from sdd_core.spec import FIELD_NAMES, FIELDS, SpecError, TeacherRef, TrialSpec, level_key, level_keys
 
 TEACHER_KEY = "ab" * 32
 SMALL = (("hidden1", 32), ("hidden2", 16))
@@ -25,28 +25,28 @@ def keys(trial, count=3):
 def specs(draw):
     """Valid trials over every field, without a teacher."""
     epochs = draw(st.integers(1, 300))
-    retraining = draw(st.sampled_from(CHOICES["retraining"]))
+    retraining = draw(st.sampled_from(list(FIELDS["retraining"].words)))
     stones = draw(st.sets(st.floats(0.01, 0.99), max_size=3))
     unit = st.floats(0, 1)
     inside = st.floats(0.001, 0.999)
     return TrialSpec(
-        dataset=draw(st.sampled_from(CHOICES["dataset"])),
+        dataset=draw(st.sampled_from(list(FIELDS["dataset"].words))),
         label_noise=draw(unit),
-        noise_kind=draw(st.sampled_from([k for k in CHOICES["noise_kind"] if k != "human"])),
+        noise_kind=draw(st.sampled_from([k for k in list(FIELDS["noise_kind"].words) if k != "human"])),
         validation_fraction=draw(inside),
-        augmentation=draw(st.sampled_from(CHOICES["augmentation"])),
-        protocol=draw(st.sampled_from(CHOICES["protocol"])),
-        model=draw(st.sampled_from(CHOICES["model"])),
-        optimizer=draw(st.sampled_from(CHOICES["optimizer"])),
+        augmentation=draw(st.sampled_from(list(FIELDS["augmentation"].words))),
+        protocol=draw(st.sampled_from(list(FIELDS["protocol"].words))),
+        model=draw(st.sampled_from(list(FIELDS["model"].words))),
+        optimizer=draw(st.sampled_from(list(FIELDS["optimizer"].words))),
         learning_rate=draw(st.floats(1e-6, 10)),
         momentum=draw(st.floats(0, 0.999)),
-        lr_schedule=draw(st.sampled_from(CHOICES["lr_schedule"])),
+        lr_schedule=draw(st.sampled_from(list(FIELDS["lr_schedule"].words))),
         lr_milestones=tuple(sorted(stones)),
         lr_decay=draw(st.floats(0.001, 1)),
         epochs=epochs,
         batch_size=draw(st.integers(1, 4096)),
-        precision=draw(st.sampled_from(CHOICES["precision"])),
-        criterion=draw(st.sampled_from(CHOICES["criterion"])),
+        precision=draw(st.sampled_from(list(FIELDS["precision"].words))),
+        criterion=draw(st.sampled_from(list(FIELDS["criterion"].words))),
         prune_fraction=draw(inside),
         retraining=retraining,
         rewind_epoch=draw(st.integers(0, epochs - 1)) if retraining == "rewind_weights" else None,
@@ -167,7 +167,8 @@ def test_a_fault_names_the_value_and_what_is_allowed(fields, words):
         TrialSpec(**fields)
     assert len(caught.value.faults) == 1
     named = words[0].split()[0]
-    for word in [*words, *CHOICES.get(named, ())]:
+    allowed = FIELDS[named].words if named in FIELDS else None
+    for word in [*words, *(allowed or ())]:
         assert word in str(caught.value)
 
 

@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdd_core.registry import AUGMENTATIONS
+
 # (images (n, C, H, W) uint8, their places in the split (n,)) -> images of the same shape
 Augment = Callable[[Tensor, Tensor], Tensor]
+# (images of the split, device, seed of an epoch) -> what that epoch does to its images
+Draw = Callable[[int, torch.device, int], Augment | None]
 
 PAD: Final = 4
 
@@ -35,11 +39,11 @@ def flip_and_crop(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) 
     return padded.flatten(2).gather(2, place.view(n, 1, h * w).expand(n, c, h * w)).view(n, c, h, w)
 
 
-def _none(size: int, device: torch.device, seed: int) -> None:
-    return None
+def none(size: int, device: torch.device, seed: int) -> None:
+    """The images as they are."""
 
 
-def _flip_crop(size: int, device: torch.device, seed: int) -> Augment:
+def flip_crop(size: int, device: torch.device, seed: int) -> Augment:
     """A mirror image with probability 1/2, then a random crop of the zero-padded image (paper facts: CIFAR)."""
     generator = torch.Generator().manual_seed(seed)
     offsets = torch.randint(2 * PAD + 1, (2, size), generator=generator)
@@ -47,12 +51,6 @@ def _flip_crop(size: int, device: torch.device, seed: int) -> Augment:
     down, right = offsets.to(device)
     flipped = flips.to(device)
     return lambda images, index: flip_and_crop(images, down[index], right[index], flipped[index])
-
-
-AUGMENTATIONS: Final[dict[str, Callable[[int, torch.device, int], Augment | None]]] = {
-    "none": _none,
-    "flip_crop": _flip_crop,
-}
 
 
 def augmenter(name: str, size: int, device: torch.device, seed: int) -> Augment | None:

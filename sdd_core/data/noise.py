@@ -20,9 +20,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sdd_core.registry import NOISE_KINDS
+
 Labels = NDArray[np.int64]
 Flipped = NDArray[np.bool_]
 ClassMap = Mapping[int, int]
+# (labels, classes, a generator, class map) -> where each label moves
+Move = Callable[[Labels, int, np.random.Generator, ClassMap], Labels]
 
 # CIFAR-100: the superclass of each class, both numbered as in the published files.
 # fmt: off
@@ -60,24 +64,19 @@ ASYMMETRIC: Final[dict[str, ClassMap]] = {
 }
 
 
-def _symmetric(labels: Labels, classes: int, rng: np.random.Generator, class_map: ClassMap) -> Labels:
+def symmetric(labels: Labels, classes: int, rng: np.random.Generator, class_map: ClassMap) -> Labels:
     """Each label moves to one of the other classes, all equally likely (never back to its own)."""
     return (labels + rng.integers(1, classes, size=len(labels))) % classes
 
 
-def _pair_flip(labels: Labels, classes: int, rng: np.random.Generator, class_map: ClassMap) -> Labels:
+def pair_flip(labels: Labels, classes: int, rng: np.random.Generator, class_map: ClassMap) -> Labels:
+    """Each label moves to the next class."""
     return (labels + 1) % classes
 
 
-def _asymmetric(labels: Labels, classes: int, rng: np.random.Generator, class_map: ClassMap) -> Labels:
+def asymmetric(labels: Labels, classes: int, rng: np.random.Generator, class_map: ClassMap) -> Labels:
+    """Each label moves where the class map says."""
     return np.array([class_map.get(label, label) for label in range(classes)], dtype=np.int64)[labels]
-
-
-KINDS: Final[dict[str, Callable[[Labels, int, np.random.Generator, ClassMap], Labels]]] = {
-    "symmetric": _symmetric,
-    "asymmetric": _asymmetric,
-    "pair_flip": _pair_flip,
-}
 
 
 def flip_labels(
@@ -90,9 +89,9 @@ def flip_labels(
     were flipped; the input is not changed. Raises ValueError for a fraction outside [0, 1], an
     unknown kind, a single class, or a map that is missing, leaves the classes or maps one to itself.
     """
-    if not 0 <= fraction <= 1 or kind not in KINDS or classes < 2:
+    if not 0 <= fraction <= 1 or kind not in NOISE_KINDS or classes < 2:
         raise ValueError(
-            f"`0 <= fraction <= 1`, `kind in {sorted(KINDS)}` and `classes >= 2` must hold, "
+            f"`0 <= fraction <= 1`, `kind in {sorted(NOISE_KINDS)}` and `classes >= 2` must hold, "
             f"but got {fraction!r}, {kind!r} and {classes!r}"
         )
     moves = class_map if class_map is not None and kind == "asymmetric" else {}
@@ -105,7 +104,7 @@ def flip_labels(
     chosen = np.sort(rng.permutation(len(movable))[: round(fraction * len(movable))])
     chosen = movable[chosen]
     noisy = labels.copy()
-    noisy[chosen] = KINDS[kind](labels[chosen], classes, rng, moves)
+    noisy[chosen] = NOISE_KINDS[kind](labels[chosen], classes, rng, moves)
     flipped = np.zeros(len(labels), dtype=np.bool_)
     flipped[chosen] = True
     return noisy, flipped

@@ -6,7 +6,7 @@ Shapes: N images, C channels, H x W pixels. Images are uint8 until a batch is ma
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from sdd_core.data import noise, sources
 from sdd_core.data.augmentation import Augment
+from sdd_core.data.sets import DataSet, stratified
+from sdd_core.registry import DATASETS
 from sdd_core.spec import TrialSpec, stream
 
 # Batches gathered and normalised at once: enough to hide the overhead of small steps, few enough
@@ -93,76 +95,32 @@ class Data:
     image_shape: tuple[int, int, int]
 
 
-def stratified(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Mask of a random subset that holds round(fraction * n) of every class's n images."""
-    rng = np.random.default_rng(seed)
-    chosen = np.zeros(len(labels), dtype=np.bool_)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        chosen[rng.permutation(members)[: round(fraction * len(members))]] = True
-    return chosen
-
-
-@functools.lru_cache(maxsize=1)
-def _digits() -> RawData:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed fifth of each class is the test split."""
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    images = pixels.reshape(-1, 1, 8, 8).astype(np.uint8)
-    labels = labels.astype(np.int64)
-    test = stratified(labels, 0.2, seed=stream("digits", "test"))
-    return RawData(
-        images[~test], labels[~test], images[test], labels[test], 10, mean=(0.3049,), std=(0.3757,), pixel_range=16
-    )
-
-
-# The published sets' pixel statistics are over all training images, per channel, of pixels scaled to
-# [0, 1], to four digits. Those of MNIST and CIFAR-10 were computed from the real files; those of
-# Fashion-MNIST and CIFAR-100 are the commonly used ones.
-
-
-def _mnist() -> RawData:
-    return _published(sources.mnist, sources.data_dir(), 10, (0.1307,), (0.3081,))
-
-
-def _fashion_mnist() -> RawData:
-    return _published(sources.fashion_mnist, sources.data_dir(), 10, (0.2860,), (0.3530,))
-
-
-def _cifar10() -> RawData:
-    return _published(sources.cifar10, sources.data_dir(), 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-
-
-def _cifar100() -> RawData:
-    return _published(sources.cifar100, sources.data_dir(), 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+def raw_data(name: str) -> RawData:
+    """A data set as it is published, read and checked once per process. Raises `sources.DataError`."""
+    return _raw_data(DATASETS[name], sources.data_dir())
 
 
 @functools.lru_cache(maxsize=2)
-def _published(
-    read: Callable[[Path], sources.Published],
-    root: Path,
-    classes: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> RawData:
-    """A published data set, read and checked once per process. Raises `sources.DataError`."""
-    return RawData(*read(root), classes=classes, mean=mean, std=std, pixel_range=255)
+def _raw_data(known: DataSet, root: Path) -> RawData:
+    published = known.read(root)
+    mean, std = known.mean, known.std
+    if mean is None or std is None:
+        mean, std = _statistics(published.train_images, known.pixel_range)
+    return RawData(*published, classes=known.classes, mean=mean, std=std, pixel_range=known.pixel_range)
 
 
-# Each may raise `sources.DataError`, when its files are missing or damaged.
-DATA_SETS: Final[dict[str, Callable[[], RawData]]] = {
-    "digits": _digits,
-    "mnist": _mnist,
-    "fashion_mnist": _fashion_mnist,
-    "cifar10": _cifar10,
-    "cifar100": _cifar100,
-}
+def _statistics(images: NDArray[np.uint8], pixel_range: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, of pixels scaled to [0, 1]; without a float copy of all images."""
+    values = np.arange(256) / pixel_range
+    shares = [np.bincount(images[:, c].ravel(), minlength=256) / images[:, c].size for c in range(images.shape[1])]
+    means = [float(share @ values) for share in shares]
+    variances = [float(share @ (values - mean) ** 2) for share, mean in zip(shares, means, strict=True)]
+    return tuple(means), tuple(variance**0.5 for variance in variances)
 
 
 def load(spec: TrialSpec, device: torch.device) -> Data:
     """The splits of a trial, on `device`. Raises `sources.DataError`, which `faults` tells before."""
-    raw = DATA_SETS[spec.dataset]()
+    raw = raw_data(spec.dataset)
     return make_splits(raw, spec, device, _human_labels(spec, raw.train_labels))
 
 
@@ -205,7 +163,7 @@ def _flipped(spec: TrialSpec, raw: RawData, clean: NDArray[np.int64], name: str)
     if spec.label_noise == 0:
         return clean
     assert spec.data_seed is not None
-    seed, class_map = stream("noise", name, spec.data_seed), noise.ASYMMETRIC.get(spec.dataset)
+    seed, class_map = stream("noise", name, spec.data_seed), DATASETS[spec.dataset].asymmetric
     return noise.flip_labels(clean, spec.label_noise, spec.noise_kind, raw.classes, seed, class_map)[0]
 
 
@@ -245,13 +203,13 @@ def epoch_batches(
 
 def deciding_size(spec: TrialSpec) -> int:
     """How many images the split that decides has: validation, or test under the paper's protocol."""
-    raw = DATA_SETS[spec.dataset]()
+    raw = raw_data(spec.dataset)
     return len(raw.test_labels) if spec.protocol == "paper" else _held_out(spec, raw)
 
 
 def train_size(spec: TrialSpec) -> int:
     """How many images are trained on: all under the paper's protocol, else those not held out."""
-    raw = DATA_SETS[spec.dataset]()
+    raw = raw_data(spec.dataset)
     return len(raw.train_labels) - (0 if spec.protocol == "paper" else _held_out(spec, raw))
 
 
@@ -264,7 +222,7 @@ def faults(spec: TrialSpec) -> list[str]:
     found: list[str] = []
     raw: RawData | None = None
     try:
-        raw = DATA_SETS[spec.dataset]()
+        raw = raw_data(spec.dataset)
     except sources.DataError as error:
         found += error.faults
     try:

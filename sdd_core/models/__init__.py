@@ -1,38 +1,45 @@
-"""The architectures, one file each: a builder takes (options, image shape, classes) and gives logits.
+"""The architectures, one file each: its options, what they must satisfy, and the network itself.
 
-Layers keep the initialisation that PyTorch gives them: the paper names no other.
+Layers keep the initialisation that PyTorch gives them: the paper names no other. torch is imported where a
+network is built, so that a model's options can be read without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import nn
+from sdd_core import registry
+from sdd_core.spec import TrialSpec, stream
 
-from sdd_core.models.lenet import lenet
-from sdd_core.models.resnet import resnet18, resnet18_faults
-from sdd_core.models.vgg import vgg, vgg_faults
-from sdd_core.models.vit import vit, vit_faults
-from sdd_core.spec import DATASET_SHAPES, ModelOptions, TrialSpec, stream
+if TYPE_CHECKING:
+    from torch import nn
 
-Builder = Callable[[ModelOptions, tuple[int, int, int], int], nn.Module]
-# (options, image shape, images in the smallest batch) -> why the model cannot take them
-Check = Callable[[ModelOptions, tuple[int, int, int], int], Iterator[str]]
 
-BUILDERS: Final[dict[str, Builder]] = {
-    "lenet": lenet,
-    "resnet18": resnet18,
-    "vgg": vgg,
-    "vit": vit,
-}
-# A model that takes any image needs no line here.
-CHECKS: Final[dict[str, Check]] = {
-    "resnet18": resnet18_faults,
-    "vgg": vgg_faults,
-    "vit": vit_faults,
-}
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """An architecture. Its fields are its options, annotated like a trial's (`sdd_core.fields`)."""
+
+    gains_from_gpu: ClassVar[bool] = True
+    """Whether its trials ask for a GPU where there is one."""
+
+    def contradictions(self) -> Iterator[str]:
+        """Options that do not go together, each as "NAME=VALUE: why"."""
+        yield from ()
+
+    def faults(self, image_shape: tuple[int, int, int], smallest_batch: int) -> Iterator[str]:
+        """Why it cannot train on images of this shape (C, H, W), in batches the smallest of which has so many."""
+        yield from ()
+
+    def build(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """The network that gives an image's logits, with weights from torch's global random state."""
+        raise NotImplementedError
+
+
+def of(spec: TrialSpec) -> Model:
+    """The trial's model with its options."""
+    return registry.MODELS[spec.model](**spec.options)
 
 
 def build(spec: TrialSpec, image_shape: tuple[int, int, int], classes: int, level: int = 0) -> nn.Module:
@@ -40,9 +47,11 @@ def build(spec: TrialSpec, image_shape: tuple[int, int, int], classes: int, leve
 
     `image_shape` is (C, H, W). The global random state is left as it was.
     """
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream("init", spec.seed, *([level] if level > 0 else [])))
-        return BUILDERS[spec.model](spec.options, image_shape, classes)
+        return of(spec).build(image_shape, classes)
 
 
 def faults(spec: TrialSpec, train_size: int | None = None) -> list[str]:
@@ -51,12 +60,8 @@ def faults(spec: TrialSpec, train_size: int | None = None) -> list[str]:
     `train_size` is how many images are trained on: it decides how small the last batch of an epoch is.
     Without it, every batch counts as full.
     """
-    check = CHECKS.get(spec.model)
-    if check is None:
-        return []
     rest = 0 if train_size is None else train_size % spec.batch_size
-    smallest = spec.batch_size if rest == 0 else rest
     return [
         f"model {spec.model!r} with dataset {spec.dataset!r} and batch_size {spec.batch_size}: {why}"
-        for why in check(spec.options, DATASET_SHAPES[spec.dataset].image_shape, smallest)
+        for why in of(spec).faults(registry.DATASETS[spec.dataset].image_shape, rest or spec.batch_size)
     ]

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from torch import nn
+from typing_extensions import Doc
 
-from sdd_core.spec import ModelOptions
+from sdd_core.fields import Count
+from sdd_core.models import Model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def lenet(options: ModelOptions, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Options: hidden1, hidden2 (units of the two hidden layers)."""
-    hidden1, hidden2 = int(options["hidden1"]), int(options["hidden2"])
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(math.prod(image_shape), hidden1),
-        nn.ReLU(),
-        nn.Linear(hidden1, hidden2),
-        nn.ReLU(),
-        nn.Linear(hidden2, classes),
-    )
+@dataclass(frozen=True, kw_only=True)
+class LeNet(Model):
+    """Two hidden layers. Its steps are too small for a GPU: a core does as well."""
+
+    gains_from_gpu: ClassVar[bool] = False
+
+    hidden1: Annotated[Count, Doc("units of the first hidden layer")] = 300
+    hidden2: Annotated[Count, Doc("units of the second")] = 100
+
+    def build(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        from torch import nn
+
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(math.prod(image_shape), self.hidden1),
+            nn.ReLU(),
+            nn.Linear(self.hidden1, self.hidden2),
+            nn.ReLU(),
+            nn.Linear(self.hidden2, classes),
+        )

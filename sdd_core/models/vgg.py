@@ -8,41 +8,57 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final
 
-from torch import nn
+from annotated_types import Interval
+from typing_extensions import Doc
 
-from sdd_core.spec import ModelOptions
+from sdd_core.fields import Because, Count
+from sdd_core.models import Model
 
-_POOLED = 7  # side of the map that the head sees, whatever the image's
+if TYPE_CHECKING:
+    from torch import nn
+
+_POOLED: Final = 7  # side of the map that the head sees, whatever the image's
+_EXPONENT: Final = "the first block is 2**gamma wide; the paper's width 32 is gamma 5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VGG(Model):
+    """Blocks, each with half of the map's side and twice the channels of the one before."""
+
+    gamma: Annotated[int, Interval(ge=1, le=12), Because(_EXPONENT), Doc("log2 of the first block's channels")] = 5
+    delta: Annotated[Count, Doc("blocks")] = 5
+
+    def faults(self, image_shape: tuple[int, int, int], smallest_batch: int) -> Iterator[str]:
+        """Each block halves the map, and the last must leave a pixel."""
+        _, height, width = image_shape
+        most = min(height, width).bit_length() - 1
+        if self.delta > most:
+            yield f"delta={self.delta} halves {height}x{width} images away; delta must be from 1 to {most}"
+
+    def build(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        from torch import nn
+
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        channels = image_shape[0]
+        for number in range(self.delta):
+            width = 2 ** (self.gamma + number)
+            layers[f"block{number + 1}"] = _block(channels, width)
+            channels = width
+        layers |= {
+            "pool": nn.AdaptiveAvgPool2d(_POOLED),
+            "flatten": nn.Flatten(),
+            "head": nn.Linear(channels * _POOLED**2, classes),
+        }
+        return nn.Sequential(layers)
 
 
 def _block(before: int, width: int) -> nn.Sequential:
+    from torch import nn
+
     layers: list[nn.Module] = []
     for channels in (before, width):
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(width)]
     return nn.Sequential(*layers, nn.MaxPool2d(2))
-
-
-def vgg(options: ModelOptions, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Options: gamma (the first block has 2**gamma channels, each next twice as many), delta (blocks)."""
-    gamma, delta = int(options["gamma"]), int(options["delta"])
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    channels = image_shape[0]
-    for number in range(delta):
-        width = 2 ** (gamma + number)
-        layers[f"block{number + 1}"] = _block(channels, width)
-        channels = width
-    layers |= {
-        "pool": nn.AdaptiveAvgPool2d(_POOLED),
-        "flatten": nn.Flatten(),
-        "head": nn.Linear(channels * _POOLED**2, classes),
-    }
-    return nn.Sequential(layers)
-
-
-def vgg_faults(options: ModelOptions, image_shape: tuple[int, int, int], smallest_batch: int) -> Iterator[str]:
-    """Each block halves the map, and the last must leave a pixel."""
-    delta, (_, height, width) = int(options["delta"]), image_shape
-    most = min(height, width).bit_length() - 1
-    if delta > most:
-        yield f"delta={delta} halves {height}x{width} images away; delta must be from 1 to {most}"

@@ -1,104 +1,49 @@
 """Vision transformer: patches and a class token through pre-norm blocks, the head on the class token.
 
 The paper's (patch 4, width 512, depth 6, 8 heads of 64, MLP 512) has 9,523,722 parameters on CIFAR-10,
-9,466,880 of them prunable: the weights of every Linear, patch embedding, qkv and head included.
-
-Shapes: B images, T tokens (patches and the class token), D width, H heads, K = D / H.
+9,466,880 of them prunable: the weights of every Linear, patch embedding, qkv and head included. Its modules
+are in `vit_network`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from annotated_types import Interval
+from typing_extensions import Doc
 
-from sdd_core.spec import ModelOptions
+from sdd_core.fields import Count
+from sdd_core.models import Model
 
-
-class AttentionProducts(nn.Module):
-    """softmax(Q K^T / sqrt(K)) V; a module of its own so that its cost can be counted."""
-
-    def forward(self, q_bhtk: Tensor, k_bhtk: Tensor, v_bhtk: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q_bhtk, k_bhtk, v_bhtk)
-
-    def operations(self, q_bhtk: Tensor, output: Tensor) -> int:
-        """Multiply-adds of Q K^T and of the weights with V: T products for each element of Q, twice."""
-        return 2 * q_bhtk.numel() * q_bhtk.shape[2]
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention: qkv without bias, no dropout on the attention weights."""
+@dataclass(frozen=True, kw_only=True)
+class ViT(Model):
+    """Blocks of attention and a multi-layer perceptron over the patches of an image."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.products = AttentionProducts()
-        self.out = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+    patch: Annotated[Count, Doc("side of a patch in pixels")] = 4
+    width: Annotated[Count, Doc("values a token")] = 512
+    depth: Annotated[Count, Doc("blocks")] = 6
+    heads: Annotated[Count, Doc("heads of attention, of width / heads values each")] = 8
+    mlp: Annotated[Count, Doc("hidden units of a block's perceptron")] = 512
+    dropout: Annotated[float, Interval(ge=0, lt=1), Doc("share of values dropped while training")] = 0.1
 
-    def forward(self, x_btd: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x_btd).chunk(3, dim=2))
-        mixed_btd = self.products(q, k, v).transpose(1, 2).flatten(2)
-        out: Tensor = self.dropout(self.out(mixed_btd))
-        return out
+    def contradictions(self) -> Iterator[str]:
+        if self.width % self.heads:
+            yield f"heads={self.heads}: must divide width ({self.width}) into heads of equal size"
 
+    def faults(self, image_shape: tuple[int, int, int], smallest_batch: int) -> Iterator[str]:
+        """Patches must tile the image."""
+        _, height, width = image_shape
+        if height % self.patch or width % self.patch:
+            fits = [side for side in range(1, min(height, width) + 1) if height % side == width % side == 0]
+            yield f"patch={self.patch} does not tile {height}x{width} images; what does: {', '.join(map(str, fits))}"
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    def build(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        from sdd_core.models.vit_network import Network
 
-    def __init__(self, width: int, heads: int, mlp: int, dropout: float) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads, dropout)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, mlp), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp, width), nn.Dropout(dropout)
-        )
-
-    def forward(self, x_btd: Tensor) -> Tensor:
-        x_btd = x_btd + self.attention(self.attention_norm(x_btd))
-        out: Tensor = x_btd + self.mlp(self.mlp_norm(x_btd))
-        return out
-
-
-class ViT(nn.Module):
-    """Class token and position embedding are learned, and drawn from the standard normal distribution."""
-
-    def __init__(self, options: ModelOptions, image_shape: tuple[int, int, int], classes: int) -> None:
-        super().__init__()
-        self.patch, width, dropout = int(options["patch"]), int(options["width"]), float(options["dropout"])
-        channels, height, breadth = image_shape
-        patches = (height // self.patch) * (breadth // self.patch)
-        self.embed = nn.Linear(channels * self.patch**2, width)
-        self.class_token = nn.Parameter(torch.randn(1, 1, width))
-        self.position = nn.Parameter(torch.randn(1, patches + 1, width))
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.Sequential(
-            *(Block(width, int(options["heads"]), int(options["mlp"]), dropout) for _ in range(int(options["depth"])))
-        )
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        # (B, C, height, breadth) -> (B, patches, C * patch * patch)
-        patches = F.pixel_unshuffle(images, self.patch).flatten(2).transpose(1, 2)
-        x_btd = torch.cat([self.class_token.expand(len(images), -1, -1), self.embed(patches)], dim=1)
-        x_btd = self.blocks(self.dropout(x_btd + self.position))
-        logits: Tensor = self.head(self.norm(x_btd[:, 0]))
-        return logits
-
-
-def vit(options: ModelOptions, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Options: patch (side in pixels), width, depth (blocks), heads (of width / heads), mlp (units), dropout."""
-    return ViT(options, image_shape, classes)
-
-
-def vit_faults(options: ModelOptions, image_shape: tuple[int, int, int], smallest_batch: int) -> Iterator[str]:
-    """Patches must tile the image."""
-    patch, (_, height, width) = int(options["patch"]), image_shape
-    if height % patch or width % patch:
-        fits = [side for side in range(1, min(height, width) + 1) if height % side == width % side == 0]
-        yield f"patch={patch} does not tile {height}x{width} images; what does: {', '.join(map(str, fits))}"
+        return Network(self, image_shape, classes)

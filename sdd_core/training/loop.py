@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdd_core.data import augmentation, splits
-from sdd_core.spec import DATASET_SHAPES, TrialSpec, stream
+from sdd_core.registry import DATASETS
+from sdd_core.spec import TrialSpec, stream
 from sdd_core.training import losses, pruning, steps
 
 # Images at once in a pass over a whole split: more would need more memory than a training step does.
@@ -87,7 +88,7 @@ def train(
         # A multiplication by 0 and 1 costs less per step than a masked fill; a layer with all weights needs neither.
         factors = [(w, torch.empty_like(w).copy_(masks[n])) for n, w in weights.items() if not bool(masks[n].all())]
         optimizer = make_optimizer(spec, model)
-        targets = losses.label_targets(split.labels, DATASET_SHAPES[spec.dataset].classes, spec.alpha)
+        targets = losses.label_targets(split.labels, DATASETS[spec.dataset].classes, spec.alpha)
         in_step = teacher
         if teacher is not None and spec.augmentation == "none":  # it says the same of an image at every step
             _add_teacher(targets, teacher, split, spec, plan)

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from sdd_core.registry import CRITERIA
 from sdd_core.spec import prune_count
 
 Masks = dict[str, Tensor]  # weight's name -> bool tensor of its shape, True where the weight survives
@@ -97,12 +98,10 @@ def _saliency(weights: Mapping[str, Tensor], evidence: Evidence) -> Tensor:
     return torch.cat([(weight.detach() * gradients[name]).abs().flatten() for name, weight in weights.items()])
 
 
-CRITERIA: Final[dict[str, Criterion]] = {
-    "global_magnitude": Criterion(_magnitude),
-    "layer_magnitude": Criterion(_magnitude, per_layer=True),
-    "random": Criterion(_random),
-    "gradient": Criterion(_saliency),
-}
+GLOBAL_MAGNITUDE: Final = Criterion(_magnitude)
+LAYER_MAGNITUDE: Final = Criterion(_magnitude, per_layer=True)
+RANDOM: Final = Criterion(_random)
+GRADIENT: Final = Criterion(_saliency)
 
 
 # --- pruning --------------------------------------------------------------------------------

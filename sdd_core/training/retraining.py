@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from sdd_core.registry import POLICIES as POLICIES
 from sdd_core.spec import TrialSpec
 from sdd_core.training import Schedule, full_schedule
 
@@ -42,12 +43,10 @@ def _from_the_rewind_epoch(spec: TrialSpec) -> Schedule:
 # rewind_weights are as Renda et al. (2020) define them; the latter is Frankle et al.'s (2020), and
 # with rewind_epoch 0 the lottery ticket's. from_scratch trains what Liu et al. (2019) train: a new
 # network in the pruned one's shape.
-POLICIES: Final[dict[str, Policy]] = {
-    "rewind_lr": Policy("kept", full_schedule),
-    "finetune": Policy("kept", _at_the_last_rate),
-    "from_scratch": Policy("initial", full_schedule),
-    "rewind_weights": Policy("rewound", _from_the_rewind_epoch),
-}
+REWIND_LR: Final = Policy("kept", full_schedule)
+FINETUNE: Final = Policy("kept", _at_the_last_rate)
+FROM_SCRATCH: Final = Policy("initial", full_schedule)
+REWIND_WEIGHTS: Final = Policy("rewound", _from_the_rewind_epoch)
 
 
 def schedule(spec: TrialSpec, level: int) -> Schedule:

@@ -8,8 +8,17 @@ from typing import Any
 
 from sdd_core.curve import default_tolerance
 from sdd_core.data import splits
-from sdd_core.flags import Parser, add_spec_flags, add_teacher_flags, parse_value, read_spec, read_teacher
-from sdd_core.spec import TeacherRef, TrialSpec, describe_range, value_fault
+from sdd_core.flags import (
+    Parser,
+    add_spec_flags,
+    add_teacher_flags,
+    describe_range,
+    parse_value,
+    read_spec,
+    read_teacher,
+    value_fault,
+)
+from sdd_core.spec import TeacherRef, TrialSpec
 from sweeps.flags import Common, Reader, add_common_flags, read_common, trial_faults
 from sweeps.kinds.distill.plan import DistillSettings
 
