@@ -137,7 +137,9 @@ def runs_of(uri):
     from mlflow import MlflowClient
 
     file = sqlite_file.file_of(uri)
-    client = MlflowClient(tracking_uri=sqlite_file.uri_of(file) if file else uri)
+    if file is not None:
+        sqlite_file.forget_deleted(uri, file)
+    client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("sdd")
     found = client.search_runs([experiment.experiment_id], f'tags."sdd.sweep" = "{SWEEP}"')
     (parent,) = [run for run in found if run.data.tags["sdd.kind"] == "sweep"]

@@ -120,19 +120,19 @@ class Mirror:
 
     def connect(self) -> _Connection:
         """The sweep's runs, looked up when that has not been done since the last failure."""
-        uri, file = self.uri, None
+        file = None
         if self._file is not None:
             sqlite_file.raise_when_locked(self._file)
             file = sqlite_file.identity_of(self._file)
             if self._connection is not None and self._connection.file != file:
                 self._connection = None  # the file was deleted or replaced
-            uri = sqlite_file.uri_of(self._file)
+            sqlite_file.forget_deleted(self.uri, self._file)
         if self._connection is not None:
             return self._connection
 
         from mlflow import MlflowClient
 
-        client = MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=self.uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             beside = self._file.with_name("mlartifacts").as_uri() if self._file is not None else None
@@ -146,7 +146,7 @@ class Mirror:
             client.update_run(parent.run_id, status="RUNNING")
             parent.status = "RUNNING"
         if self._file is not None:
-            file = sqlite_file.remember(self._file)
+            file = sqlite_file.remember(self.uri, self._file)
         self._connection = _Connection(client, experiment_id, file, parent, trials)
         return self._connection
 
