@@ -7,6 +7,7 @@ picture can be drawn in any thread. Accuracies and dips are fractions in the dat
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def new_figure(title: str, width: float = WIDTH, height: float = 6.0) -> Figure:
     """An empty figure of so many inches with a heading, in which nothing is read as a formula."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=HEADING, fontweight="bold", parse_math=False)
+    heading = textwrap.fill(title, round(8 * width))  # so many bold letters of this size fit
+    figure.suptitle(heading, fontsize=HEADING, fontweight="bold", parse_math=False)
     return figure
 
 
