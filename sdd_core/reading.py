@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
+from typing_extensions import Doc
 
 from sdd_core import curve
 from sdd_core.curve import PFLOPS, LevelRecord, Summary
 from sdd_core.energy import WORLD_INTENSITY, grams
+from sdd_core.fields import Count, Flag, NotNegative
 from sdd_core.spec import TrialSpec
 from sdd_core.store import is_complete
 
@@ -20,11 +24,14 @@ Trial = tuple[TrialSpec, list[LevelRecord]]
 class Reading:
     """How curves are read: labels that decide, early stopping, CO2. In no key, so it can be changed afterwards."""
 
-    labels: str = "clean"
-    patience: int = 3
-    min_drop: float = 0.02
-    intensity: float = WORLD_INTENSITY
-    """Of the electricity, in gCO2e/kWh."""
+    labels: Annotated[Literal["clean", "noisy"], Flag("deciding_labels"), Doc("validation labels that decide")] = (
+        "clean"
+    )
+    patience: Annotated[Count, Doc("early stopping: levels in a row below the best")] = 3
+    min_drop: Annotated[float, Interval(ge=0, lt=1), Doc("early stopping: by more than this, a fraction")] = 0.02
+    intensity: Annotated[
+        NotNegative, Flag("carbon_intensity", metavar="G"), Doc("gCO2e of a kWh; the world's in 2024 by the IEA")
+    ] = WORLD_INTENSITY
 
     def summary(self, levels: Sequence[LevelRecord]) -> Summary:
         """A curve's figures, read this way."""

@@ -38,9 +38,9 @@ class One:
 @pytest.fixture
 def running(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parser = flags.Parser(prog="test")
-    flags.add_common_flags(parser, "test")
-    reader = flags.Reader(parser.parse_args(["--device-rate", "1"]))
+    parser = flags.Parser(prog="test", description="")
+    flags.add_common_flags(parser)
+    reader = parser.read(["--device-rate", "1"])
     common = flags.read_common(reader, "test")
     made = launch.Launch(
         script="test",
