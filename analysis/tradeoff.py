@@ -9,34 +9,34 @@ found, and what that costs. Under the paper's protocol test decides, and every o
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import io
 import json
-import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn, TextIO
+from typing import Annotated, Final, Literal, TextIO
 
 if not __package__:  # run as a script: the repository's root is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import Doc
 
 from analysis.choices import MODES, Choice, SettingTradeoff, tradeoffs
 from analysis.frames import distinct_costs
 from sdd_core.curve import Costs
-from sdd_core.energy import WORLD_INTENSITY, describe, grams
+from sdd_core.energy import describe, grams
+from sdd_core.fields import Flag, SpecError
+from sdd_core.flags import Parser
 from sdd_core.reading import Reading, Trial, read_trials
 from sdd_core.store import Store
 
 SCHEMA: Final = 1
-FORMATS: Final = ("table", "json", "csv")
-LABELS: Final = ("clean", "noisy")
 WIDTH: Final = 100
 
 
@@ -171,107 +171,54 @@ example:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        _fail([message])
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is read and how it is said."""
 
-
-def _fail(faults: Sequence[str]) -> NoReturn:
-    print(f"tradeoff: {'; '.join(faults)}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="tradeoff.py",
-        description="The best accuracy-sparsity trade-off of each setting: run to the end, and with early stopping.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    # Values are taken as text and checked together, so that all faults are told at once.
-    parser.add_argument("--store", default="./store", metavar="DIR", help="store to read (default: %(default)s)")
-    parser.add_argument("--sweep", metavar="NAME", help="only this sweep's trials (default: all)")
-    parser.add_argument("--format", default="table", metavar="F", help="table, json or csv (default: %(default)s)")
-    parser.add_argument(
-        "--patience", default="3", metavar="N", help="early stopping: levels in a row below (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--min-drop",
-        default="0.02",
-        metavar="X",
-        help="early stopping: how far below the best, a fraction (default: %(default)s, two points)",
-    )
-    parser.add_argument(
-        "--deciding-labels",
-        default="clean",
-        metavar="L",
-        help="validation labels that decide: clean or noisy (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--carbon-intensity",
-        default=f"{WORLD_INTENSITY:g}",
-        metavar="G",
-        help="gCO2e of a kWh (default: %(default)s, the world's electricity in 2024 by the IEA)",
-    )
-    return parser
+    store: Annotated[str, Flag(metavar="PLACE"), Doc("store to read")] = "./store"
+    sweep: Annotated[str | None, Flag(default="all"), Doc("only this sweep's trials")] = None
+    format: Annotated[Literal["table", "json", "csv"], Doc("how the answer is written")] = "table"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer on standard output; returns 0, or exits with 2 and one message when the input is bad."""
-    args, unknown = _parser().parse_known_args(argv)
-    faults = [f"{word!r}: not an option; see --help" for word in unknown]
-    if args.format not in FORMATS:
-        faults.append(f"--format {args.format!r}: allowed are {', '.join(FORMATS)}")
-    if args.deciding_labels not in LABELS:
-        faults.append(f"--deciding-labels {args.deciding_labels!r}: allowed are {', '.join(LABELS)}")
-    patience, min_drop = _number(args.patience, int), _number(args.min_drop, float)
-    if patience is None or patience < 1:
-        faults.append(f"--patience {args.patience}: must be a whole number from 1")
-    if min_drop is None or not 0 <= min_drop < 1:
-        faults.append(f"--min-drop {args.min_drop}: must be a fraction in [0, 1), such as 0.02 for two points")
-    intensity = _number(args.carbon_intensity, float)
-    if intensity is None or not 0 <= intensity < math.inf:
-        faults.append(f"--carbon-intensity {args.carbon_intensity}: must be gCO2e per kWh, a number from 0")
-    if "://" not in args.store and not Path(args.store).expanduser().is_dir():
-        faults.append(f"--store {args.store}: there is no such folder; give the folder that a sweep wrote to")
-    if faults or patience is None or min_drop is None or intensity is None:
-        _fail(faults)
-    trials = _read(args.store, args.sweep)
-    reading = Reading(labels=args.deciding_labels, patience=int(patience), min_drop=min_drop, intensity=intensity)
+    description = "The best accuracy-sparsity trade-off of each setting: run to the end, and with early stopping."
+    parser = Parser(prog="tradeoff.py", description=description, epilog=_EPILOG)
+    parser.add(Options, "what")
+    parser.add(Reading, "reading", "How curves are read.")
+    reader = parser.read(argv)
+    options, reading = reader.read(Options), reader.read(Reading)
+    if "://" not in options.store and not Path(options.store).expanduser().is_dir():
+        reader.faults.append(f"store {options.store!r}: there is no such folder; give the folder that a sweep wrote to")
+    reader.refuse()
+    trials = reader.collect(_read, options.store, options.sweep)
+    reader.refuse()
     answers = tradeoffs(trials, reading)
     spent = distinct_costs(trials)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show λ shows ?
-    if args.format == "json":
-        write_json(answers, sys.stdout, spent=spent, intensity=intensity)
-    elif args.format == "csv":
+    if options.format == "json":
+        write_json(answers, sys.stdout, spent=spent, intensity=reading.intensity)
+    elif options.format == "csv":
         write_csv(answers, sys.stdout)
     else:
-        rule = f"ends after {args.patience} levels more than {100 * min_drop:g} points below the best so far"
-        write_table(answers, sys.stdout, rule=rule, spent=spent, intensity=intensity)
+        rule = f"ends after {reading.patience} levels more than {100 * reading.min_drop:g} points below the best so far"
+        write_table(answers, sys.stdout, rule=rule, spent=spent, intensity=reading.intensity)
     return 0
 
 
-def _number(text: str, kind: type[int] | type[float]) -> float | None:
-    try:
-        return kind(text)
-    except ValueError:
-        return None
-
-
 def _read(url: str, sweep: str | None) -> list[Trial]:
-    """The trials of a store, at least one of which has a level; exits with 2 otherwise."""
+    """The trials of a store, at least one of which has a level. Raises `SpecError` otherwise."""
     try:
         store = Store(url)
         trials = read_trials(store, store.trials(sweep))
         known = store.sweeps() if not trials and sweep is not None else []
     except Exception as error:  # an object store's own error, of any library, is an answer here
-        _fail([f"--store {url}: cannot be read ({type(error).__name__}: {error})"])
+        raise SpecError([f"store {url!r}: cannot be read ({type(error).__name__}: {error})"]) from None
     if not trials and sweep is not None:
-        _fail([f"--sweep {sweep}: not in the store {url}; it has {', '.join(known) or 'no sweeps'}"])
+        raise SpecError([f"sweep {sweep!r}: not in the store {url}; it has {', '.join(known) or 'no sweeps'}"])
     if not any(curve for _, curve in trials):
-        _fail([f"--store {url}: no trial has a finished level yet ({len(trials)} trials)"])
+        raise SpecError([f"store {url!r}: no trial has a finished level yet ({len(trials)} trials)"])
     return trials
 
 

@@ -34,9 +34,7 @@ validation split makes a training cheaper (--images N counts N).
 from __future__ import annotations
 
 import functools
-import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -309,69 +307,7 @@ def estimate(spec: TrialSpec, images: int | None = None) -> dict[str, Any]:
     return answer
 
 
-DESCRIPTION = """\
-What a trial costs, from its model alone: no data, no training.
-
-By the paper's convention: 3 x multiply-adds per image x training images x epochs; norms (5 an element)
-and adaptive pooling included, no discount for sparsity. And in real operations: 2 a multiply-add,
-forward and backward as they are, evaluation beside. All training images of the data set are counted,
-as in the paper's protocol; with a validation split a training is cheaper by that share.
-"""
-EXAMPLES = """\
-examples:
-  python -m sdd_core.cost --dataset cifar10 --model vit            the paper's Table 1: 19.28858 PFLOP a training
-  python -m sdd_core.cost --dataset cifar10 --model vgg --json     Table 2: 1.627951
-  python -m sdd_core.cost --dataset cifar10 --model resnet18 --model-options stem=pool --images 40000
-"""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    from sdd_core.flags import Parser, add_spec_flags, parse_value, read_spec
-
-    parser = Parser(prog="python -m sdd_core.cost", description=DESCRIPTION, epilog=EXAMPLES)
-    add_spec_flags(parser)
-    group = parser.add_argument_group("output")
-    group.add_argument("--images", metavar="N", help="images trained on [all training images of the data set]")
-    group.add_argument("--json", action="store_true", help="print one JSON object")
-    options, faults = parser.parse_collecting(arguments)
-    spec, spec_faults = read_spec(options)
-    faults += spec_faults or models.faults(spec)
-    images = None
-    if options.images is not None:
-        images, fault = parse_value("images", options.images, "int")
-        if fault or images < 1:
-            faults.append(fault or f"images {images}: must be a whole number from 1")
-    if faults:
-        parser.refuse(faults)
-    answer = estimate(spec, images)
-    if options.json:
-        print(json.dumps(answer, indent=1))
-        return 0
-    _print(answer)
-    return 0
-
-
-def _print(answer: dict[str, Any]) -> None:
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in answer["operations_by_kind"].items())
-    real = answer["real_operations_per_image"]
-    print(f"{answer['model']} on {answer['dataset']}: ", end="")
-    print(f"{answer['parameters']:,} parameters, {answer['prunable']:,} prunable")
-    print(f"a training is {answer['epochs']} epochs x {answer['train_images']:,} images; ", end="")
-    print(f"a trajectory is {answer['trainings']} trainings")
-    print("by the paper's convention")
-    print(f"  {answer['operations_per_image']:,} operations an image ({kinds})")
-    print(f"  {answer['pflop_per_training']:.7g} PFLOP a training, {answer['pflop_per_trajectory']:.7g} a trajectory")
-    if answer["pflop_teacher_per_training"] > 0:
-        print(f"  {answer['pflop_teacher_per_training']:.7g} and {answer['pflop_teacher_per_trajectory']:.7g} ", end="")
-        print("for the teacher's forward passes")
-    print("real operations")
-    print(f"  {real['forward']:,} an image forward, {real['training']:,} with the backward pass")
-    for name, what in (("", ""), ("_teacher", " for the teacher's forward passes"), ("_evaluation", " for evaluation")):
-        training, whole = answer[f"pflop_real{name}_per_training"], answer[f"pflop_real{name}_per_trajectory"]
-        if training > 0:
-            print(f"  {training:.7g} PFLOP a training, {whole:.7g} a trajectory{what}")
-
-
 if __name__ == "__main__":
+    from sdd_core.commands.cost import main
+
     sys.exit(main())

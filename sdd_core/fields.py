@@ -109,10 +109,10 @@ class Field:
         self.metadata = _metadata(annotation)
         self.help = next((found.documentation for found in self.metadata if isinstance(found, Doc)), "")
         self.flag = self.marked(Flag) or Flag()
-        bare = _bare(annotation)
-        self.many = get_origin(bare) is tuple
-        self.pairs = bare == Pairs
-        item = get_args(bare)[0] if self.many else annotation
+        self.bare = _bare(annotation)
+        self.many = get_origin(self.bare) is tuple
+        self.pairs = self.bare == Pairs
+        item = get_args(self.bare)[0] if self.many else annotation
         self.type = _bare(item)
         self._limits = _metadata(item)
         literal = get_args(self.type) if get_origin(self.type) is Literal else None
@@ -123,11 +123,21 @@ class Field:
         """The field's marker of a kind."""
         return next((found for found in self.metadata if isinstance(found, kind)), None)
 
+    @property
+    def nested(self) -> bool:
+        """Whether it holds another such dataclass, which checks itself."""
+        return isinstance(self.type, type) and dataclasses.is_dataclass(self.type)
+
     @functools.cached_property
     def adapter(self) -> TypeAdapter[Any]:
         """pydantic's, which takes a value as it is and turns nothing into anything else."""
-        held = isinstance(self.type, type) and dataclasses.is_dataclass(self.type)  # checked by itself
-        return TypeAdapter(Any if held else self.annotation, config=None if held else _CONFIG)
+        return TypeAdapter(Any) if self.nested else TypeAdapter(self.annotation, config=_CONFIG)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of its values."""
+        if self.pairs:
+            return {"type": "object", "additionalProperties": {"type": ["number", "string"]}}
+        return self.adapter.json_schema()
 
     @functools.cached_property
     def _check(self) -> Callable[[object], Any]:

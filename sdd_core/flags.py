@@ -1,78 +1,88 @@
-"""Flags that carry the fields' names: raw text in, a spec or every fault at once out."""
+"""Flags that follow from annotated fields: text in, values or every fault at once out.
+
+    parser = Parser(prog="...", description="...")
+    parser.add(TrialSpec, "recipe", only=("epochs", "batch_size"))      one flag a field
+    reader = parser.read()                                              text, from the flags and from --config
+    reader.given(TrialSpec)                                             the values of what was given
+    reader.refuse()                                                     ends the command when there are faults
+
+argparse only splits the command line into text. A field's annotation (`sdd_core.fields`) says what the text
+means, what is allowed, and what --help and --schema say of it. Without a flag the namespace holds None.
+"""
 
 from __future__ import annotations
 
 import argparse
-import difflib
-import os
+import json
 import sys
-from collections.abc import Callable, Collection, Sequence
+import tomllib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar, get_args
+
+import yaml
+from typing_extensions import Doc
 
 from sdd_core import recipes
-from sdd_core.data.sources import DATA_DIR_VARIABLE
-from sdd_core.spec import DATA_FIELDS, DEFAULT_ALPHA, FIELDS, SpecError, TeacherRef, TrialSpec
+from sdd_core.fields import Count, Field, Flag, Pairs, SpecError, Words, did_you_mean, fields_of
+from sdd_core.registry import MODELS
+from sdd_core.spec import DATA_FIELDS, FIELDS, TrialSpec, fields_that_are
 
-_GROUPS: Final[dict[str, tuple[str, ...]]] = {
-    "setting": ("label_noise", "noise_kind", "noisy_labels", "model_options"),
-    "recipe": (
-        *("validation_fraction", "protocol", "augmentation", "optimizer", "learning_rate", "momentum"),
-        *("lr_schedule", "lr_milestones", "lr_decay", "epochs", "batch_size", "precision", "criterion"),
-        *("prune_fraction", "retraining", "rewind_epoch"),
-    ),
-    "approach": ("alpha", "temperature"),
-    "trial": ("weight_decay", "seed", "data_seed", "target_sparsity"),
-}
-_ABOUT: Final = {
-    "recipe": "How each level is trained and pruned.",
-    "approach": "Distillation (Eq. 1). Without a teacher the trial is vanilla.",
-    "trial": "One trial of the setting.",
-}
+T = TypeVar("T")
 
-
-def _option(text: str) -> tuple[str, int | float | str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ValueError(text)
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
-    return name, value
-
-
-# How a field's text becomes a value, by the field's annotation; and what to call such a value.
-_PARSERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
-    "str": (str, "a word"),
-    "int": (int, "a whole number"),
-    "float": (float, "a number"),
-    "floats": (float, "numbers"),
-    "pairs": (_option, "NAME=VALUE"),
-}
-
-
-def describe_range(name: str) -> str:
-    """The numbers that a field allows, in words."""
-    return FIELDS[name].range
-
-
-def value_fault(name: str, value: object) -> str | None:
-    """What is wrong with one field's value taken alone, or None."""
-    return next(iter(FIELDS[name].faults(value)), None)
-
-
-def _kind(name: str) -> str:
-    field = FIELDS[name]
-    return "pairs" if field.pairs else "floats" if field.many else {int: "int", float: "float"}.get(field.type, "str")
+_NOT_OF_A_RUN: Final = ("config", "schema", "plan")
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose user errors are one message without a usage dump, exit status 2."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+    def __init__(self, *, prog: str, description: str, epilog: str = "", only_in_file: Mapping[str, str] = {}) -> None:
+        """`only_in_file` are what --config may hold and no flag can, each with what it is."""
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.fields: dict[str, Field] = {}
+        self.several: set[str] = set()
+        self.only_in_file = dict(only_in_file)
+
+    def add(
+        self,
+        kind: type,
+        title: str,
+        about: str | None = None,
+        *,
+        only: Collection[str] | None = None,
+        leave_out: Collection[str] = (),
+        several: Collection[str] = (),
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add one flag for each field of a dataclass, in a group of --help.
+
+        Fields in `several` take several values. `defaults` are shown instead of the fields' own.
+        """
+        wanted = [
+            field
+            for name, field in fields_of(kind).items()
+            if (only is None or name in only) and name not in leave_out and not field.nested
+        ]
+        found = [group for group in self._action_groups if group.title == title]
+        group = found[0] if found else self.add_argument_group(title, about)
+        for field in wanted:
+            name, many = dest_of(field), field.name in several
+            self.fields[name] = field
+            self.several |= {name} if many else set()
+            default = (defaults or {}).get(field.name, field.default)
+            options: dict[str, Any] = {"dest": name, "default": None, "help": _help(field, default)}
+            if field.type is bool:
+                options |= {"action": "store_const", "const": "yes"}
+            else:
+                options |= {"metavar": field.flag.metavar or _metavar(field), "nargs": _nargs(field, many)}
+            group.add_argument(f"--{name.replace('_', '-')}", **options)
 
     def error(self, message: str) -> NoReturn:
         self.refuse([message])
@@ -84,215 +94,270 @@ class Parser(argparse.ArgumentParser):
         sys.stderr.write(f"{self.prog}: {count}, nothing was run\n{lines}Try {self.prog} --help.\n")
         raise SystemExit(2)
 
-    def parse_collecting(self, arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-        """The known flags, and one fault for each unknown one, with the flag it may have meant."""
+    def read(self, arguments: Sequence[str] | None = None) -> Reader:
+        """The text of the flags and of the file that --config names; faults for what is not known."""
+        group = self.add_argument_group("files")
+        group.add_argument("--config", metavar="FILE", help="take flags from this YAML or TOML file too; flags win")
+        group.add_argument("--schema", action="store_true", help="print that file's JSON schema, for editors, and exit")
         namespace, unknown = self.parse_known_args(arguments)
-        known = [flag for action in self._actions for flag in action.option_strings]
+        if namespace.schema:
+            print(json.dumps(self._schema(), indent=2, ensure_ascii=False))
+            raise SystemExit(0)
+        flags = [flag for action in self._actions for flag in action.option_strings]
         faults = []
         for word in unknown:
-            close = difflib.get_close_matches(word.split("=")[0], known, n=1) if word.startswith("-") else []
-            faults.append(f"{word}: unknown flag" + (f" (did you mean {close[0]}?)" if close else ""))
-        return namespace, faults
+            hint = did_you_mean(word.split("=")[0], flags) if word.startswith("-") else ""
+            faults.append(f"{word}: unknown flag" + (f" ({hint})" if hint else ""))
+        for name in self.only_in_file:
+            setattr(namespace, name, None)
+        if namespace.config is not None:
+            try:
+                self._take(_load(namespace.config), namespace)
+            except SpecError as error:
+                faults += [f"--config {namespace.config}: {fault}" for fault in error.faults]
+        return Reader(self, namespace, faults)
+
+    def _take(self, file: Mapping[str, Any], namespace: argparse.Namespace) -> None:
+        """Put what a file holds where no flag was given. Raises `SpecError` for names that are not known."""
+        actions = {a.dest: a for a in self._actions if a.option_strings and a.dest not in ("help", "config", "schema")}
+        faults = []
+        for key, value in file.items():
+            name = str(key).replace("-", "_")
+            if name in self.only_in_file:
+                setattr(namespace, name, value)
+            elif name not in actions:
+                hint = did_you_mean(name, [*actions, *self.only_in_file])
+                faults.append(f"{key}: unknown name" + (f"; {hint}" if hint else ""))
+            elif getattr(namespace, name) is None and value not in (None, "", "null", "~"):
+                if isinstance(value, dict):
+                    value = [f"{inner}={given}" for inner, given in value.items()]
+                many = actions[name].nargs not in (None, 0)
+                if isinstance(value, list) and not many:
+                    faults.append(f"{key} {value!r}: takes one value")
+                    continue
+                setattr(namespace, name, [value] if many and not isinstance(value, list) else value)
+        if faults:
+            raise SpecError(faults)
+
+    def _schema(self) -> dict[str, Any]:
+        """The JSON schema of what --config may hold."""
+        properties: dict[str, Any] = {}
+        for name, field in self.fields.items():
+            value = field.schema()
+            value = {"anyOf": [value, {"type": "array", "items": value}]} if name in self.several else value
+            properties[name.replace("_", "-")] = value | {"description": field.help}
+        properties |= {name: {"description": text} for name, text in self.only_in_file.items()}
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": f"What --config of {self.prog} may hold",
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": False,
+        }
 
 
-_HELP: Final = {
-    "label_noise": "share of training labels flipped to another class (epsilon)",
-    "noise_kind": "how their new classes are drawn",
-    "noisy_labels": "human label set, with noise_kind human",
-    "model_options": "the model's size, for example hidden1=100 hidden2=30",
-    "validation_fraction": "share of training images held out for decisions",
-    "protocol": "validation decides on held-out images; paper trains on all and decides on test",
-    "augmentation": "image augmentation",
-    "optimizer": "optimiser, fresh at each level",
-    "learning_rate": "initial learning rate",
-    "momentum": "of SGD",
-    "lr_schedule": "restarted at each level",
-    "lr_milestones": "where steps decays, as rising fractions of the epochs, for example 0.5 0.75",
-    "lr_decay": "factor at each milestone",
-    "epochs": "epochs a level",
-    "batch_size": "images a step",
-    "precision": "arithmetic of the training step",
-    "criterion": "which weights are pruned",
-    "prune_fraction": "share of the remaining weights pruned at each level (zeta_iter)",
-    "retraining": (
-        "what follows a pruning: rewind_lr keeps the weights and restarts the schedule, finetune keeps them and "
-        "trains at its last rate, from_scratch draws new ones, rewind_weights goes back to an early epoch"
-    ),
-    "rewind_epoch": "epochs that the weights rewound to were trained, below epochs; with retraining rewind_weights",
-    "alpha": f"weight of the distillation term; {DEFAULT_ALPHA:g} where only a teacher is given",
-    "temperature": "distillation temperature (tau)",
-    "weight_decay": "L2 penalty (lambda)",
-    "seed": "draws weights, batch order, augmentation, dropout",
-    "data_seed": "draws validation split and label noise; the trial's seed when not given",
-    "target_sparsity": "the trajectory ends at the first level at least this sparse (zeta_end)",
+class Reader:
+    """What a command was given, as text, and every fault found in it so far."""
+
+    def __init__(self, parser: Parser, namespace: argparse.Namespace, faults: list[str]) -> None:
+        self.parser, self.namespace, self.faults = parser, namespace, faults
+
+    def text(self, name: str) -> Any:
+        """A flag's text, or texts; None when it was not given."""
+        return getattr(self.namespace, name, None)
+
+    def given(self, kind: type) -> dict[str, Any]:
+        """The values of the fields that were given, without those that have a fault.
+
+        A field that takes several values here has a tuple of them.
+        """
+        values = {}
+        for name, field in fields_of(kind).items():
+            text = self.text(dest_of(field))
+            if text is None or field.nested or dest_of(field) not in self.parser.fields:
+                continue
+            if dest_of(field) in self.parser.several:
+                values[name] = tuple(self.collect(field.read, one, dest_of(field)) for one in text)
+                if None in values[name]:
+                    del values[name]
+            else:
+                value = self.collect(field.read, text, dest_of(field))
+                if value is not None:
+                    values[name] = value
+        return values
+
+    def read(self, kind: type[T]) -> T:
+        """A dataclass of options; what has a fault has its default."""
+        return kind(**self.given(kind))
+
+    def collect(self, make: Any, *arguments: Any, **named: Any) -> Any:
+        """What a function gives; None, and its faults kept, when it raises `SpecError`."""
+        try:
+            return make(*arguments, **named)
+        except SpecError as error:
+            self.faults += error.faults
+            return None
+
+    def refuse_repeated(self, name: str, values: Sequence[Any], what: str) -> None:
+        """Keep a fault when two of the values are the same."""
+        if len(set(values)) < len(values):
+            self.faults.append(f"{name} {' '.join(map(str, values))}: must be different {what}")
+
+    def refuse(self) -> None:
+        """End the command when there are faults."""
+        if self.faults:
+            self.parser.refuse(list(dict.fromkeys(self.faults)))
+
+
+def reproducing(namespace: argparse.Namespace) -> str:
+    """The YAML file that does the same with --config: everything that was given, by a flag or a file."""
+    given = {
+        name if isinstance(value, dict) else name.replace("_", "-"): value
+        for name, value in vars(namespace).items()
+        if value is not None and name not in _NOT_OF_A_RUN
+    }
+    return yaml.dump(given, Dumper=_Plain, sort_keys=False, allow_unicode=True)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes text as it is, 0.10 and not '0.10': it is read as text too."""
+
+    yaml_implicit_resolvers: Mapping[str, Any] = {}  # type: ignore[assignment]
+
+
+def _load(path: str) -> dict[str, Any]:
+    """What a YAML or TOML file holds, with every value as text."""
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+        file = (
+            tomllib.loads(content, parse_float=str) if path.endswith(".toml") else yaml.load(content, yaml.BaseLoader)
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError([f"cannot be read ({error})"]) from None
+    except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+        raise SpecError([f"not valid: {' '.join(str(error).split())}"]) from None
+    if not isinstance(file, dict):
+        raise SpecError(["must hold names and their values"])
+    return {str(key): _as_text(value) for key, value in file.items()}
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def dest_of(field: Field) -> str:
+    """The name of a field's flag, with underscores."""
+    return field.flag.name or field.name
+
+
+def _help(field: Field, default: Any) -> str:
+    """What a field is, what it allows and what happens without the flag."""
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    shown = f"{shown:g}" if isinstance(shown, float) else shown
+    ends = field.flag.default or ("" if shown in (None, "", False) else str(shown))
+    parts = [field.help, field.allowed if field.type is not bool else ""]
+    return (", ".join(filter(None, parts)) + (f" [{ends}]" if ends else "")).replace("%", "%%")
+
+
+def _metavar(field: Field) -> str:
+    if field.pairs:
+        return "NAME=VALUE"
+    return "NAME" if field.words is not None else {int: "N", float: "X"}.get(field.type, "NAME")
+
+
+def _nargs(field: Field, several: bool) -> str | int | None:
+    if not field.many:
+        return "+" if several else None
+    items = get_args(field.bare)
+    return "+" if len(items) == 2 and items[1] is Ellipsis else len(items)
+
+
+# --- what several commands take ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """What every command that trains is told of this machine. Nothing of it can influence a result."""
+
+    store: Annotated[str | None, Flag(metavar="PLACE", default="./store"), Doc("folder or URL of the store")] = None
+    data_dir: Annotated[
+        str | None,
+        Flag(metavar="DIR", default="SDD_DATA or ~/.cache/sdd/data"),
+        Doc("where downloaded data sets lie"),
+    ] = None
+    keep: Annotated[
+        Literal["dense_best_last", "all"], Flag("keep_weights"), Doc("the levels whose weights the store keeps")
+    ] = "dense_best_last"
+    threads: Annotated[Count, Doc("CPU threads of a trial's arithmetic")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """Whose level a student learns from: a trial of its own recipe, on its student's data."""
+
+    teacher: Annotated[
+        str | None,
+        Flag(metavar="LEVEL"),
+        Doc("whom to distil from: dense, pruned (its best level) or a level's number"),
+    ] = None
+    teacher_model: Annotated[
+        str | None, Words(MODELS), Flag(default="the student's"), Doc("the teacher's architecture")
+    ] = None
+    teacher_model_options: Annotated[Pairs, Doc("its size")] = ()
+    teacher_with: Annotated[
+        tuple[str, ...],
+        Flag(metavar="FIELD=VALUE", default="its own recipe's"),
+        Doc("other fields of the teacher's trial, for example weight_decay=0.0178 seed=1"),
+    ] = ()
+
+
+_ABOUT: Final = {
+    "setting": "What is trained. The names of data set and model pick a recipe.",
+    "recipe": "How each level is trained and pruned. What is not given is the recipe's; in [] digits'.",
+    "approach": "Distillation (Eq. 1). Without a teacher the trial is vanilla.",
+    "trial": "One trial of the setting. What is not given is the recipe's; in [] digits'.",
 }
 
 
-def _help(name: str) -> str:
-    """What a field is, what it allows and the embedded default."""
-    allowed = describe_range(name)
-    if name in FIELDS and FIELDS[name].words is not None:
-        allowed = "one of " + ", ".join(FIELDS[name].words or ())
-    default = getattr(recipes.digits_lenet(), name)
-    shown = " ".join(map(str, default)) if name == "lr_milestones" else default
-    ends = "" if shown is None or name in ("model_options", "data_seed", "seed") else f" [{shown}]"
-    return f"{_HELP[name]}{', ' + allowed if allowed else ''}{ends}"
+def add_spec(parser: Parser, *, leave_out: Collection[str] = (), several: Collection[str] = ()) -> None:
+    """Add a flag for every field of a trial but those left out, and for its teacher."""
+    recipe = recipes.digits_lenet()
+    shown = {name: getattr(recipe, name) for name in FIELDS} | {"model_options": None, "seed": None}
+    for title, about in _ABOUT.items():
+        only = [name for name in fields_that_are(title) if name not in leave_out]
+        if title == "approach" and "teacher" not in leave_out:
+            parser.add(Teacher, title, about, several=several)
+        if only:
+            parser.add(TrialSpec, title, about, only=only, several=several, defaults=shown)
 
 
-def add_spec_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
-    """Add a flag for every field of a trial but those left out; no value means the recipe's."""
-    group = parser.add_argument_group("setting", "What is trained. Together the two names pick a recipe.")
-    for name, default in (("dataset", "digits"), ("model", "lenet")):
-        group.add_argument(
-            f"--{name}",
-            metavar="NAME",
-            default=default,
-            help=f"one of {', '.join(FIELDS[name].words or ())} [{default}]",
-        )
-    for title, names in _GROUPS.items():
-        wanted = [name for name in names if name not in leave_out]
-        teacher = title == "approach" and "teacher" not in leave_out
-        if title != "setting" and (wanted or teacher):
-            group = parser.add_argument_group(
-                title, _ABOUT[title] + " What is not given is the recipe's; in [] digits'."
-            )
-        if teacher:
-            group.add_argument(
-                "--teacher",
-                metavar="LEVEL",
-                help="whom to distil from: dense, pruned (its best level) or a level's number",
-            )
-            add_teacher_flags(group)
-        for name in wanted:
-            _add_flag(group, name)
+def read_spec(reader: Reader) -> TrialSpec | None:
+    """The trial that the flags describe; None, with every fault kept, when they describe none."""
+    before = len(reader.faults)
+    given, teacher = reader.given(TrialSpec), read_teacher(reader)
+    spec = reader.collect(recipes.make, given, reader.text("teacher"), teacher)
+    return spec if len(reader.faults) == before else None
 
 
-def add_teacher_flags(group: Any) -> None:
-    """Add the flags that say whose level it is: a trial of its own recipe, on its student's data."""
-    add = group.add_argument
-    add("--teacher-model", metavar="NAME", help="the teacher's architecture [the student's]")
-    add("--teacher-model-options", metavar="NAME=VALUE", nargs="+", help="its size")
-    add(
-        "--teacher-with",
-        metavar="FIELD=VALUE",
-        nargs="+",
-        help="other fields of the teacher's trial, for example weight_decay=0.0178 seed=1 [its own recipe's]",
-    )
-
-
-def add_data_dir_flag(group: Any) -> None:
-    """Add the flag that says where published data sets lie: no field, since it cannot influence a result."""
-    group.add_argument(
-        "--data-dir", metavar="DIR", help="where downloaded data sets lie [SDD_DATA or ~/.cache/sdd/data]"
-    )
-
-
-def set_data_dir(namespace: argparse.Namespace) -> None:
-    """Put the data directory into the environment, absolute, so that worker processes find it too."""
-    given = namespace.data_dir or os.environ.get(DATA_DIR_VARIABLE)
-    if given:
-        os.environ[DATA_DIR_VARIABLE] = str(Path(given).expanduser().absolute())
-
-
-def _add_flag(group: Any, name: str) -> None:
-    many = _many(name)
-    metavar = "NAME=VALUE" if name == "model_options" else "X" if describe_range(name) or many else "NAME"
-    group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, nargs="+" if many else None, help=_help(name))
-
-
-def parse_value(name: str, text: str, kind: str) -> tuple[Any, str | None]:
-    """A value of the annotated kind from its text, and a fault (with None as value) when it is not one."""
-    parse, called = _PARSERS[kind]
-    try:
-        return parse(text), None
-    except ValueError:
-        return None, f"{name} {text!r}: must be {called}"
-
-
-def read_spec(namespace: argparse.Namespace) -> tuple[TrialSpec, list[str]]:
-    """The spec that the flags describe and every fault in them.
-
-    With faults, the spec is the nearest one without: callers go on checking, then refuse.
-    """
-    recipe, faults = _recipe(namespace.dataset, namespace.model)
-    names = [name for names in _GROUPS.values() for name in names]
-    texts = {name: getattr(namespace, name, None) for name in names}
-    changes, bad = _parse_fields({name: text for name, text in texts.items() if text is not None})
-    faults += bad
-    if "seed" in changes and "data_seed" not in changes:
-        changes["data_seed"] = None
-    alpha = {"alpha": changes.pop("alpha")} if "alpha" in changes else {}
-    try:
-        spec = recipe.replace(**changes)
-    except SpecError as error:
-        return recipe, faults + list(error.faults)
-    # A sweep over teachers has no such flag, and reads them itself.
-    teacher, bad = read_teacher(namespace, spec, namespace.teacher) if hasattr(namespace, "teacher") else (None, [])
-    faults += bad
-    if teacher is not None:
-        alpha = {"alpha": DEFAULT_ALPHA} | alpha | {"teacher": teacher}
-    try:
-        return (spec.replace(**alpha) if not bad else spec), faults
-    except SpecError as error:
-        return spec, faults + list(error.faults)
-
-
-def read_teacher(
-    namespace: argparse.Namespace, student: TrialSpec, level: str | None
-) -> tuple[TeacherRef | None, list[str]]:
-    """The teacher that the flags name for a student, None where `level` is None, and every fault in them.
-
-    Its trial has the recipe of its architecture and its student's data fields.
-    """
-    given = {name: getattr(namespace, f"teacher_{name}", None) for name in ("model", "model_options", "with")}
-    if level is None:
-        needless = [f"--teacher-{name.replace('_', '-')}" for name, value in given.items() if value is not None]
-        return None, [f"{flag}: only with --teacher" for flag in needless]
-    recipe, faults = _recipe(student.dataset, given["model"] or student.model)
-    texts: dict[str, Any] = {"model_options": given["model_options"]} if given["model_options"] else {}
-    for text in given["with"] or ():
+def read_teacher(reader: Reader, asked: Iterable[str] | None = None) -> dict[str, Any]:
+    """The fields that the flags say of the teacher's trial. Without a teacher that is asked for there are none."""
+    faults, reader.faults = reader.faults, []
+    given = reader.given(Teacher)
+    fields = {name: given[f"teacher_{name}"] for name in ("model", "model_options") if f"teacher_{name}" in given}
+    for text in given.get("teacher_with", ()):
         name, _, value = text.partition("=")
         if name not in FIELDS or name in (*DATA_FIELDS, "model", "model_options", "teacher", "alpha", "temperature"):
-            faults.append(
-                f"teacher_with {text!r}: allowed are FIELD=VALUE of a recipe's fields, seed and target_sparsity"
-            )
+            allowed = "allowed are FIELD=VALUE of a recipe's fields, seed and target_sparsity"
+            reader.faults.append(f"teacher_with {text!r}: {allowed}")
         else:
-            texts[name] = value.split(",") if _many(name) else value
-    changes, bad = _parse_fields(texts)
-    faults += bad
-    changes |= {name: getattr(student, name) for name in DATA_FIELDS}
-    try:
-        trial = recipe.replace(**changes)
-        return TeacherRef(trial=trial, level=int(level) if level.isdecimal() else level), [
-            f"teacher: {fault}" for fault in faults
-        ]
-    except SpecError as error:
-        return None, [f"teacher: {fault}" for fault in (*faults, *error.faults)]
-
-
-def _recipe(dataset: str, model: str) -> tuple[TrialSpec, list[str]]:
-    """The recipe of a data set and a model; with a fault, any recipe."""
-    recipe = recipes.for_setting(dataset, model)
-    if recipe is not None:
-        return recipe, []
-    named = [value_fault("dataset", dataset), value_fault("model", model)]
-    return TrialSpec(), [fault for fault in named if fault] or [
-        f"dataset {dataset!r} with model {model!r}: does not run yet; what runs: "
-        + ", ".join(f"{dataset} with {model}" for dataset, model in recipes.RECIPES)
-    ]
-
-
-def _many(name: str) -> bool:
-    return FIELDS[name].many
-
-
-def _parse_fields(texts: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Fields' values from their texts (a list of texts where a field holds many), and the faults."""
-    changes, faults = {}, []
-    for name, text in texts.items():
-        parsed = [parse_value(name, item, _kind(name)) for item in (text if _many(name) else [text])]
-        bad = [fault for _, fault in parsed if fault]
-        faults += bad
-        if not bad:
-            changes[name] = tuple(value for value, _ in parsed) if _many(name) else parsed[0][0]
-    return changes, faults
+            found = reader.collect(FIELDS[name].read, value.split(",") if FIELDS[name].many else value)
+            fields |= {name: found} if found is not None else {}
+    reader.faults = faults + [f"teacher: {fault}" for fault in reader.faults]
+    if (reader.text("teacher") if asked is None else asked) is None:
+        flags = [name for name in fields_of(Teacher) if name != "teacher" and reader.text(name) is not None]
+        reader.faults += [f"--{name.replace('_', '-')}: only with --teacher" for name in flags]
+    return fields

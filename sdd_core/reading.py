@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
+
+from annotated_types import Interval
+from typing_extensions import Doc
 
 from sdd_core import curve
 from sdd_core.curve import Summary
 from sdd_core.energy import WORLD_INTENSITY
+from sdd_core.fields import Count, Flag, NotNegative
 from sdd_core.record import Curve, LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
@@ -35,11 +39,14 @@ def read_trials(store: Store, specs: Iterable[TrialSpec]) -> list[Trial]:
 class Reading:
     """How curves are read: labels that decide, early stopping, CO2. In no key, so it can be changed afterwards."""
 
-    labels: str = "clean"
-    patience: int = 3
-    min_drop: float = 0.02
-    intensity: float = WORLD_INTENSITY
-    """Of the electricity, in gCO2e/kWh."""
+    labels: Annotated[Literal["clean", "noisy"], Flag("deciding_labels"), Doc("validation labels that decide")] = (
+        "clean"
+    )
+    patience: Annotated[Count, Doc("early stopping: levels in a row below the best")] = 3
+    min_drop: Annotated[float, Interval(ge=0, lt=1), Doc("early stopping: by more than this, a fraction")] = 0.02
+    intensity: Annotated[
+        NotNegative, Flag("carbon_intensity", metavar="G"), Doc("gCO2e of a kWh; the world's in 2024 by the IEA")
+    ] = WORLD_INTENSITY
 
     def summary(self, levels: Curve) -> Summary:
         """The figures of a curve of at least one level, read this way; raises ValueError for an empty one."""

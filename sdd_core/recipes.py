@@ -8,10 +8,10 @@ split out; `protocol="paper"` trains on all images as its authors did.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-from sdd_core.spec import TrialSpec
+from sdd_core.spec import DATA_FIELDS, DEFAULT_ALPHA, FIELDS, SpecError, TeacherRef, TrialSpec
 
 
 def digits_lenet() -> TrialSpec:
@@ -129,3 +129,39 @@ def for_setting(dataset: str, model: str) -> TrialSpec | None:
     """The recipe of a data set and a model, or None when there is none."""
     recipe = RECIPES.get((dataset, model))
     return recipe() if recipe is not None else None
+
+
+def make(
+    fields: Mapping[str, Any], level: str | int | None = None, teacher: Mapping[str, Any] | None = None
+) -> TrialSpec:
+    """The trial of a data set's and a model's recipe with these fields. Raises `SpecError` with every fault.
+
+    With a level it is distilled from that of another trial, which has the recipe of its own model, the fields in
+    `teacher`, and its student's data.
+    """
+    values = dict(fields)
+    recipe = _recipe(values.pop("dataset", "digits"), values.pop("model", "lenet"))
+    if "seed" in values:
+        values.setdefault("data_seed", None)
+    if level is None:
+        return recipe.replace(**values)
+    alpha = values.pop("alpha", DEFAULT_ALPHA)
+    student = recipe.replace(**values)
+    shared = {name: getattr(student, name) for name in DATA_FIELDS}
+    try:
+        own = {"model": student.model} | dict(teacher or {})
+        trial = _recipe(student.dataset, own.pop("model")).replace(**own | shared)
+        reference = TeacherRef(trial=trial, level=int(level) if str(level).isdecimal() else level)
+    except SpecError as error:
+        raise SpecError([f"teacher: {fault}" for fault in error.faults]) from None
+    return student.replace(teacher=reference, alpha=alpha)
+
+
+def _recipe(dataset: str, model: str) -> TrialSpec:
+    recipe = for_setting(dataset, model)
+    if recipe is None:
+        faults = FIELDS["dataset"].faults(dataset) + FIELDS["model"].faults(model)
+        what_runs = ", ".join(f"{dataset} with {model}" for dataset, model in RECIPES)
+        missing = f"dataset {dataset!r} with model {model!r}: does not run yet; what runs: {what_runs}"
+        raise SpecError(faults or [missing])
+    return recipe

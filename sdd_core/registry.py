@@ -33,7 +33,7 @@ class Registry(MutableMapping[str, T]):
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
             entry = self._entries[name] = getattr(importlib.import_module(module), attribute)
-        return entry  # type: ignore[return-value]  # what a place holds is what it was written down for
+        return entry
 
     def __setitem__(self, name: str, entry: T) -> None:
         self._entries[name] = entry
@@ -54,7 +54,7 @@ class Registry(MutableMapping[str, T]):
         """Register what follows, a class or a function, under a name: `@MODELS.register("mlp")`."""
 
         def add(entry: E) -> E:
-            self[name] = entry
+            self[name] = entry  # type: ignore[assignment]
             return entry
 
         return add

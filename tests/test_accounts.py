@@ -149,9 +149,9 @@ def common(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def make(*arguments):
-        parser = flags.Parser(prog="test")
-        flags.add_common_flags(parser, "test")
-        reader = flags.Reader(parser.parse_args(arguments))
+        parser = flags.Parser(prog="test", description="")
+        flags.add_common_flags(parser)
+        reader = parser.read(arguments)
         found = flags.read_common(reader, "test")
         assert reader.faults == []
         return found

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sdd_core import cost, models, recipes
+from sdd_core.commands import cost as command
 from sdd_core.data import splits as data
 from sdd_core.reading import Reading
 from sdd_core.registry import DATASETS
@@ -365,7 +366,7 @@ def test_a_module_may_count_its_own():
 
 
 def run(capsys, *arguments):
-    assert cost.main(arguments) == 0
+    assert command.main(arguments) == 0
     return capsys.readouterr().out
 
 
@@ -412,7 +413,7 @@ def test_every_training_image_counts_whatever_the_protocol(capsys, dataset):
 )
 def test_the_command_refuses_all_faults_at_once(capsys, arguments, faults):
     with pytest.raises(SystemExit) as caught:
-        cost.main(arguments)
+        command.main(arguments)
     assert caught.value.code == 2
     message = capsys.readouterr().err
     assert f"{len(faults)} fault" in message

@@ -258,7 +258,7 @@ def test_papers_protocol_is_marked(answer):
         (["--seeds", "1", "1"], ["seeds 1 1: must be different seeds"]),
         (["--seeds", "-1"], ["seeds -1: must be a whole number from 0"]),
         (["--data-seed", "-1"], ["data_seed -1: must be a whole number from 0"]),
-        (["--tolerance", "-1"], ["tolerance -1.0: must be a number from 0"]),
+        (["--tolerance", "-1"], ["tolerance -1.0: must be at least 0"]),
         (["--seed", "1"], ["--seed: unknown flag (did you mean --seeds?)"]),
         (
             ["--alpha", "2", "--temperature", "-1", "--teacher", "x", "--label-noise", "3", "--store", "/dev/null/s"],

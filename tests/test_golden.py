@@ -19,8 +19,8 @@ from typing import NamedTuple
 import pytest
 
 import analysis.tradeoff
-import sdd_core.__main__
-import sdd_core.cost
+import sdd_core.commands.cost
+import sdd_core.commands.trajectory
 from sdd_core import recipes
 from sdd_core.spec import TeacherRef, level_keys, setting_id, to_json
 from sdd_core.store import Store
@@ -31,8 +31,8 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 COMMANDS = {
     "lambda_opt.py": lambda_opt.main,
     "distill.py": distill.main,
-    "python -m sdd_core": sdd_core.__main__.main,
-    "python -m sdd_core.cost": sdd_core.cost.main,
+    "python -m sdd_core": sdd_core.commands.trajectory.main,
+    "python -m sdd_core.cost": sdd_core.commands.cost.main,
     "tradeoff.py": analysis.tradeoff.main,
 }
 SMALL = ("--prune-fraction", "0.3", "--target-sparsity", "0.9")

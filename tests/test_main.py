@@ -2,8 +2,8 @@
 
 import pytest
 
-import sdd_core.__main__
 from sdd_core import energy
+from sdd_core.commands import trajectory
 from sdd_core.energy import Meter
 from sdd_core.store import Store
 
@@ -15,7 +15,7 @@ def run(tmp_path, capsys):
     """Runs the command on a fresh store; gives its output and the curve."""
 
     def run(*arguments):
-        assert sdd_core.__main__.main([*TINY, "--store", str(tmp_path / "store"), *arguments]) == 0
+        assert trajectory.main([*TINY, "--store", str(tmp_path / "store"), *arguments]) == 0
         store = Store(str(tmp_path / "store"))
         (spec,) = store.trials()
         return capsys.readouterr().out, store.curve(spec)
@@ -42,11 +42,11 @@ def test_energy_can_be_switched_off(run):
     assert said.splitlines()[-1].endswith("; energy unknown (3 of 3 levels: measuring is switched off)")
 
 
-@pytest.mark.parametrize("intensity", ["-1", "nan", "inf", "green"])
-def test_a_bad_intensity_is_refused(capsys, tmp_path, intensity):
+@pytest.mark.parametrize(("intensity", "shown"), [("-1", -1.0), ("nan", "nan"), ("inf", "inf"), ("green", "'green'")])
+def test_a_bad_intensity_is_refused(capsys, tmp_path, intensity, shown):
     with pytest.raises(SystemExit) as ended:
-        sdd_core.__main__.main(["--store", str(tmp_path / "store"), "--carbon-intensity", intensity, "--threads", "0"])
+        trajectory.main(["--store", str(tmp_path / "store"), "--carbon-intensity", intensity, "--threads", "0"])
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert "2 faults" in said
-    assert f"carbon_intensity {intensity!r}" in said
+    assert f"carbon_intensity {shown}: must be" in said

@@ -12,7 +12,7 @@ import torch
 from torchvision import datasets
 
 import sdd_core.__main__
-from sdd_core import download
+from sdd_core.commands import download
 from sdd_core.data import sources
 from sdd_core.data.noise import SUPERCLASSES
 from sdd_core.data.sources import DataError, File

@@ -38,8 +38,8 @@ from analysis.pictures.axes import (
     small_multiples,
     write,
 )
-from sdd_core.record import Curve
 from sdd_core.reading import Reading
+from sdd_core.record import Curve
 
 SIGNS: Final = {"label_noise": "ε", "weight_decay": "λ", "alpha": "α", "temperature": "τ"}
 """The paper's signs; other fields are named in words."""

@@ -29,8 +29,8 @@ from analysis.pictures.axes import (
     small_multiples,
     write,
 )
-from sdd_core.record import Curve
 from sdd_core.reading import Reading
+from sdd_core.record import Curve
 
 PANEL: Final = (3.3, 2.9)  # inches
 COLUMNS: Final = 3

@@ -32,6 +32,13 @@ def data_dir() -> Path:
     return Path(os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/sdd/data").expanduser()
 
 
+def set_data_dir(directory: str | None) -> None:
+    """Put the data directory into the environment, absolute, so that worker processes find it too."""
+    given = directory or os.environ.get(DATA_DIR_VARIABLE)
+    if given:
+        os.environ[DATA_DIR_VARIABLE] = str(Path(given).expanduser().absolute())
+
+
 class DataError(ValueError):
     """Files that are missing, damaged or do not fit; `faults` holds one sentence per fault."""
 

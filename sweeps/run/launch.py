@@ -95,7 +95,7 @@ class Running:
 
     def refuse(self, faults: Sequence[str]) -> NoReturn:
         """End the command with these faults and exit status 2."""
-        Parser(prog=self.sweep.script).refuse(faults)
+        Parser(prog=self.sweep.script, description="").refuse(faults)
 
     def say(self, line: str) -> None:
         """Print a line as it is."""

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Final
 
+from typing_extensions import Doc
+
+from sdd_core import recipes
 from sdd_core.curve import default_tolerance
 from sdd_core.data import splits
-from sdd_core.flags import (
-    Parser,
-    add_spec_flags,
-    add_teacher_flags,
-    describe_range,
-    parse_value,
-    read_spec,
-    read_teacher,
-    value_fault,
-)
+from sdd_core.fields import Flag, NotNegative
+from sdd_core.flags import Parser, Teacher, add_spec, read_teacher
 from sdd_core.spec import TeacherRef, TrialSpec
-from sweeps.flags import Common, Reader, add_common_flags, read_common, trial_faults
+from sweeps.flags import Common, Seeds, add_common_flags, read_common, read_seeds, trial_faults
 from sweeps.kinds.distill.plan import DistillSettings
 
 DESCRIPTION = """\
@@ -42,6 +37,24 @@ exit status: 0 an answer, 1 trials failed, 2 bad input, 130 interrupted
 """
 
 
+SWEPT: Final[dict[str, Any]] = {
+    "alpha": (0.8, 0.95),
+    "temperature": (10.0,),
+    "teacher": ("dense", "pruned"),
+}
+"""What the sweep is over, with the values by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """How often each student runs, and how its dips are read."""
+
+    seeds: Annotated[Seeds, Doc("the students': how many, or two and more by number")] = None
+    tolerance: Annotated[
+        NotNegative | None, Flag(default="max(0.02, 0.6/√n)"), Doc("largest dip that counts as none, a fraction")
+    ] = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The command's checked input."""
@@ -55,73 +68,45 @@ class Options:
 def make_parser() -> Parser:
     """The command's flags and help."""
     parser = Parser(prog="distill.py", description=DESCRIPTION, epilog=EXAMPLES)
-    group = parser.add_argument_group("approach", "The sweep is over every α with every τ and level.")
-    group.add_argument(
-        "--alpha",
-        dest="alphas",
-        metavar="X",
-        nargs="+",
-        default=["0.8", "0.95"],
-        help=f"weights of the distillation term, {describe_range('alpha')}; 0 is the vanilla student, which is always"
-        " run [0.8 0.95]",
-    )
-    group.add_argument(
-        "--temperature",
-        dest="temperatures",
-        metavar="X",
-        nargs="+",
-        default=["10"],
-        help=f"temperatures τ, {describe_range('temperature')} [10]",
-    )
-    group.add_argument(
-        "--teacher",
-        dest="levels",
-        metavar="LEVEL",
-        nargs="+",
-        default=["dense", "pruned"],
-        help="whom to distil from: dense, pruned (its best level), numbers of levels [dense pruned]",
-    )
-    add_teacher_flags(group)
-    add_spec_flags(parser, leave_out=("seed", "data_seed", "alpha", "temperature", "teacher"))
-    add = parser.add_argument_group("seeds").add_argument
-    add("--seeds", metavar="N", nargs="+", default=["3"], help="the students': how many, or two and more by number [3]")
-    add(
-        "--data-seed",
-        metavar="N",
-        help="draws validation split and label noise of all students and their teacher, which therefore share it [0]",
-    )
-    add_common_flags(parser, "distill- and a hash of student and teacher")
-    reading = parser.add_argument_group("dips").add_argument
-    reading("--tolerance", metavar="X", help="largest dip that counts as none, a fraction [max(0.02, 0.6/√n)]")
+    about = "The sweep is over every α with every τ and level; α 0 is the vanilla student, which is always run."
+    parser.add(TrialSpec, "approach", about, only=("alpha", "temperature"), several=SWEPT, defaults=SWEPT)
+    parser.add(Teacher, "approach", several=SWEPT, defaults=SWEPT)
+    add_spec(parser, leave_out=("seed", "alpha", "temperature", "teacher"))
+    parser.add(Sweep, "seeds and dips")
+    add_common_flags(parser)
     return parser
 
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
     """The checked flags; refuses bad input with every fault in one message and exit status 2."""
-    parser = make_parser()
-    namespace, faults = parser.parse_collecting(arguments)
-    reader = Reader(namespace)
-    student, student_faults = read_spec(namespace)
-    references = _teachers(reader, student)
-    teacher = references[0].trial if references else student
+    reader = make_parser().read(arguments)
+    fields, sweep = reader.given(TrialSpec), reader.read(Sweep)
+    swept = {name: fields.pop(name, SWEPT[name]) for name in ("alpha", "temperature")}
+    levels = reader.text("teacher") or SWEPT["teacher"]
+    teacher_fields = read_teacher(reader, levels)
+    student: TrialSpec | None = reader.collect(recipes.make, fields)
+    made = [reader.collect(recipes.make, fields, level, teacher_fields) for level in levels if student]
+    references: list[TeacherRef] = [trial.teacher for trial in made if trial is not None]
+    for name, values in swept.items():
+        reader.refuse_repeated(name, values, "values")
+    reader.refuse_repeated("teacher", [0 if r.level == "dense" else r.level for r in references], "levels")
+    known = student or TrialSpec()
     settings = DistillSettings(
-        student=student,
-        teacher=teacher,
+        student=known,
+        teacher=references[0].trial if references else known,
         levels=tuple(reference.level for reference in references),
-        alphas=_numbers(reader, "alphas", "alpha"),
-        temperatures=_numbers(reader, "temperatures", "temperature"),
-        seeds=_seeds(reader),
+        alphas=swept["alpha"],
+        temperatures=swept["temperature"],
+        seeds=read_seeds(reader, sweep.seeds),
     )
-    common = read_common(reader, f"distill-{_same_sweep(student, teacher)}")
-    tolerance = reader.number("tolerance", "float", 0, "a number from 0")
-    faults += student_faults + reader.faults
-    if not student_faults:
+    common = read_common(reader, f"distill-{_same_sweep(settings.student, settings.teacher)}")
+    if student is not None:
         trials = [settings.trials(approach)[0] for approach in settings.approaches]
-        faults += dict.fromkeys(fault for trial in trials for fault in trial_faults(trial, common))
-    if faults:
-        parser.refuse(faults)
+        reader.faults += [fault for trial in trials for fault in trial_faults(trial, common)]
+    reader.refuse()
+    tolerance = sweep.tolerance
     if tolerance is None:
-        tolerance = default_tolerance(splits.deciding_size(student))
+        tolerance = default_tolerance(splits.deciding_size(known))
     return Options(common=common, settings=settings, tolerance=tolerance)
 
 
@@ -129,46 +114,3 @@ def _same_sweep(student: TrialSpec, teacher: TrialSpec) -> str:
     """What two sweeps of one default name share: student and teacher, whatever the seeds and the approaches."""
     reference = TeacherRef(trial=teacher.replace(data_seed=0), level="pruned")
     return student.replace(seed=0, data_seed=0, alpha=1.0, temperature=1.0, teacher=reference).trial_id
-
-
-def _teachers(reader: Reader, student: TrialSpec) -> list[TeacherRef]:
-    """A reference for each level asked for, all of one trial."""
-    faults: list[str] = []
-    references = []
-    for text in reader.namespace.levels:
-        reference, bad = read_teacher(reader.namespace, student, text)
-        faults += bad
-        if reference is not None:
-            references.append(reference)
-    reader.faults += dict.fromkeys(faults)  # the trial's own faults come back with each level
-    _refuse_repeated(reader, "teacher", [0 if r.level == "dense" else r.level for r in references], "levels")
-    return references
-
-
-def _numbers(reader: Reader, flag: str, field: str) -> tuple[float, ...]:
-    """The values of a flag that takes several numbers of one field; those with a fault are left out."""
-    values = []
-    for text in getattr(reader.namespace, flag):
-        value, fault = parse_value(field, text, "float")
-        fault = fault or value_fault(field, value)
-        if fault:
-            reader.faults.append(fault)
-        else:
-            values.append(value)
-    _refuse_repeated(reader, field, values, "values")
-    return tuple(values)
-
-
-def _seeds(reader: Reader) -> tuple[int, ...]:
-    values, given = reader.numbers("seeds", "int", 0, "a whole number from 0"), reader.namespace.seeds
-    if len(given) > 1:
-        _refuse_repeated(reader, "seeds", values, "seeds")
-        return tuple(values) or (0,)
-    if values == [0]:
-        reader.faults.append("seeds 0: must be at least 1, or two and more seeds by number")
-    return tuple(range(values[0])) if values and values[0] > 0 else (0,)
-
-
-def _refuse_repeated(reader: Reader, name: str, values: Sequence[Any], what: str) -> None:
-    if len(set(values)) < len(values):
-        reader.faults.append(f"{name} {' '.join(map(str, values))}: must be different {what}")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from analysis.pictures.grid import Cell, plot_grid
 from rich.console import Console
 from rich.table import Table
 
+from analysis.pictures.grid import Cell, plot_grid
 from analysis.report import TrialResult
 from analysis.terminal import count, note, plain_table, points, say, with_deviation
 from sdd_core.reading import Reading

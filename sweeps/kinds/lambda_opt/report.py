@@ -10,7 +10,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from analysis.pictures import curves, settings
+from analysis.pictures.curves import plot_curves
+from analysis.pictures.settings import Panel, plot_settings
 from analysis.report import TrialResult, mean, median
 from analysis.terminal import note, percent, plain_table, points, say
 from sdd_core import spec, words
@@ -183,10 +184,10 @@ class LambdaReport:
 
     def draw(self, path: Path) -> None:
         if len(self.settings) > 1:
-            settings.plot_settings(path, [self._panel(setting) for setting in self.settings], self.reading)
+            plot_settings(path, [self._panel(setting) for setting in self.settings], self.reading)
             return
         (setting,) = self.settings
-        curves.plot_curves(
+        plot_curves(
             path,
             setting.label,
             [result.trial for result in self.results],
@@ -198,9 +199,9 @@ class LambdaReport:
         )
 
     @staticmethod
-    def _panel(setting: SettingResult) -> settings.Panel:
+    def _panel(setting: SettingResult) -> Panel:
         chosen = setting.at(setting.lambda_opt)
-        return settings.Panel(
+        return Panel(
             label=setting.label,
             base=setting.lambdas[0].weight_decay,
             lambda_opt=setting.lambda_opt,
