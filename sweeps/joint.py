@@ -1,28 +1,39 @@
-"""`lambda_opt.py --joint N`: the joint search over λ, α and τ, from its options to its answer."""
+"""The joint search over λ, α and τ: `python sweeps/joint.py --teacher dense`. See --help."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
 from analysis import frames
 from analysis.pictures import joint
 from sdd_core.reading import trial_metrics
+from sweeps.kinds.joint.flags import Options, make_parser, read_options
 from sweeps.kinds.joint.plan import JointSearch, JointSettings
 from sweeps.kinds.joint.report import JointAnswer
 from sweeps.kinds.joint.study import JointStudy
-from sweeps.kinds.lambda_opt.flags import Options, make_parser
 from sweeps.run import launch
 from sweeps.tracking.mirror import TrialFinal
 
 
-def search(options: Options, settings: JointSettings, console: Console) -> int:
-    """Run the joint search and say what it found; returns the exit status."""
-    common, rule = options.common, settings.rule
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return launch.command(lambda console: _search(read_options(arguments), console))
+
+
+def _search(options: Options, console: Console) -> int:
+    settings, common = options.settings, options.common
+    rule = settings.rule
     name = f"{common.sweep} {rule.shape} {rule.tolerance:.4g} {rule.labels} {settings.width}"
     study = JointStudy(None if common.cost.plan else options.optuna, name, settings.axes)
     source = JointSearch(settings, common.store, study, common.reading)
     running = launch.Launch(
-        script="lambda_opt",
+        script="joint",
         common=common,
         source=source,
         specs=[settings.base],
@@ -77,3 +88,7 @@ def _finals(source: JointSearch, *, whole: bool) -> dict[str, TrialFinal]:
                 finished=verdict is not None,
             )
     return finals
+
+
+if __name__ == "__main__":
+    sys.exit(main())

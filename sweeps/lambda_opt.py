@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from rich.console import Console
 
 from sdd_core.reading import Reading, trial_metrics
-from sweeps import joint
 from sweeps.kinds.lambda_opt.flags import Options, make_parser, read_options
 from sweeps.kinds.lambda_opt.plan import LambdaSearch
 from sweeps.kinds.lambda_opt.report import LambdaAnswer
@@ -29,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Options, console: Console) -> int:
-    if options.joint is not None:
-        return joint.search(options, options.joint, console)
+    if len(options.searches) > 1:
+        make_parser().refuse([f"{len(options.searches)} settings: one at a time for now"])
     return _search(options, console)
 
 

@@ -1,0 +1,1 @@
+"""A grid: every combination of the values of any fields of a trial."""
