@@ -93,6 +93,8 @@ class Flag:
     metavar: str | tuple[str, ...] | None = None
     default: str | None = None
     """What happens without the flag, in words, where the field's default does not say it."""
+    repeat: bool = False
+    """The flag may be given again, and adds to what it was given before."""
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
@@ -107,6 +109,7 @@ class Field:
     def __init__(self, name: str, annotation: Any, default: Any = None) -> None:
         self.name, self.default, self.annotation = name, default, annotation
         self.metadata = _metadata(annotation)
+        self.optional = get_origin(annotation) is Annotated and types.NoneType in get_args(get_args(annotation)[0])
         self.help = next((found.documentation for found in self.metadata if isinstance(found, Doc)), "")
         self.flag = self.marked(Flag) or Flag()
         self.bare = _bare(annotation)

@@ -82,6 +82,7 @@ class Parser(argparse.ArgumentParser):
                 options |= {"action": "store_const", "const": "yes"}
             else:
                 options |= {"metavar": field.flag.metavar or _metavar(field), "nargs": _nargs(field, many)}
+                options |= {"action": "extend"} if field.flag.repeat else {}
             group.add_argument(f"--{name.replace('_', '-')}", **options)
 
     def error(self, message: str) -> NoReturn:
@@ -130,7 +131,7 @@ class Parser(argparse.ArgumentParser):
                 faults.append(f"{key}: unknown name" + (f"; {hint}" if hint else ""))
             elif getattr(namespace, name) is None and value not in (None, "", "null", "~"):
                 if isinstance(value, dict):
-                    value = [f"{inner}={given}" for inner, given in value.items()]
+                    value = [f"{inner}={_joined(given)}" for inner, given in value.items()]
                 many = actions[name].nargs not in (None, 0)
                 if isinstance(value, list) and not many:
                     faults.append(f"{key} {value!r}: takes one value")
@@ -247,6 +248,14 @@ def _as_text(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_text(item) for item in value]
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _joined(value: Any) -> str:
+    """A list as a flag has it: V1,V2, and what is a list itself with spaces."""
+    inner = (
+        [" ".join(item) if isinstance(item, list) else item for item in value] if isinstance(value, list) else [value]
+    )
+    return ",".join(map(str, inner))
 
 
 def dest_of(field: Field) -> str:

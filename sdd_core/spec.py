@@ -244,7 +244,7 @@ class TrialSpec:
     @functools.cached_property
     def trial_id(self) -> str:
         """First 12 hex digits of the hash of the canonical form without the target sparsity."""
-        return _hash(canonical(self))[:12]
+        return digest(canonical(self))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -386,6 +386,11 @@ def _hash(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def digest(value: object) -> str:
+    """The first 12 hex digits of the hash of a value of JSON, which name it."""
+    return _hash(value)[:12]
+
+
 def level_key(spec: TrialSpec, level: int, parent: str | None, teacher: str | None = None) -> str:
     """Key of one level: 64 hex digits (design: levels are content-addressed).
 
@@ -450,7 +455,7 @@ def setting(spec: TrialSpec) -> dict[str, Any]:
 
 def setting_id(spec: TrialSpec) -> str:
     """First 12 hex digits of the hash of `setting`."""
-    return _hash(setting(spec))[:12]
+    return digest(setting(spec))
 
 
 def to_json(spec: TrialSpec) -> dict[str, Any]:

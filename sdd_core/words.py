@@ -7,7 +7,7 @@ the name of its trials without the seed. A setting's label stands alone: "lenet 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sdd_core.spec import TrialSpec, setting_id
@@ -105,3 +105,23 @@ def _options(spec: TrialSpec) -> str:
 
 CELLS: Final = tuple(cells(TrialSpec()))
 """The names of `cells`, in their order."""
+
+
+SIGNS: Final = {"label_noise": "ε", "weight_decay": "λ", "alpha": "α", "temperature": "τ"}
+"""The paper's signs of fields; the others are named in words."""
+
+
+def field_text(name: str, value: Any) -> str:
+    """A field and its value as the pictures write it: "ε = 50 %", "prune fraction = 0.2"; of an arm its name."""
+    if name == "arm":
+        return str(value)
+    if isinstance(value, Mapping):
+        value = " ".join(f"{key}={part}" for key, part in value.items())
+    elif isinstance(value, float):
+        value = f"{100 * value:.3g} %" if name == "label_noise" else f"{value:.4g}"
+    return f"{SIGNS.get(name, name.replace('_', ' '))} = {'none' if value is None else value}"
+
+
+def cell_name(fields: Mapping[str, Any]) -> str:
+    """A cell of a grid by its fields' values: "ε = 50 %, λ = 0.0178, teacher = dense"."""
+    return ", ".join(field_text(name, value) for name, value in fields.items()) or "the only arm"

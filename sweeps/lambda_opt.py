@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.terminal import count
 from sdd_core import words
 from sweeps.flags import Common
-from sweeps.kinds.joint.flags import Options as JointOptions
 from sweeps.kinds.lambda_opt.flags import Options, read_options
 from sweeps.kinds.lambda_opt.plan import SearchSettings
 from sweeps.kinds.lambda_opt.report import report
@@ -27,15 +26,7 @@ from sweeps.sweep import Sweep
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
 
-    return launch.main(lambda: _sweep(read_options(arguments)))
-
-
-def _sweep(options: Options) -> tuple[Common, Sweep]:
-    if options.joint is None:
-        return sweep(options)
-    from sweeps import joint
-
-    return joint.sweep(JointOptions(common=options.common, settings=options.joint, optuna=options.optuna))
+    return launch.main(lambda: sweep(read_options(arguments)))
 
 
 def sweep(options: Options) -> tuple[Common, Sweep]:

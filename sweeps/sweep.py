@@ -143,8 +143,8 @@ class Sweep:
     """One trial of each network and data set that is trained, for what the workers must have."""
     report: Callable[[Store, Sequence[Step]], Report]
     """Makes the report from the last step of each plan, all of which are over."""
-    tolerance: float
-    """The largest dip that counts as none."""
+    tolerance: float | None
+    """The largest dip that counts as none; None where each arm has its own."""
     partial: bool = False
     """Whether there is a report of the trials that are finished when others have failed: arms stand alone."""
     studies: tuple[StudyView, ...] = ()

@@ -19,9 +19,9 @@ TINY = [
 ]
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, script="joint.py"):
     return subprocess.run(
-        [sys.executable, str(ROOT / "sweeps" / "lambda_opt.py"), *TINY, "--json", "answer.json", *arguments],
+        [sys.executable, str(ROOT / "sweeps" / script), *TINY, "--json", "answer.json", *arguments],
         cwd=folder,
         env={k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"COLUMNS": "100"},
         capture_output=True,
@@ -35,7 +35,7 @@ def run(folder, *arguments):
 def searched(tmp_path_factory):
     """A joint search over four points, and one over λ alone with the same store."""
     folder = tmp_path_factory.mktemp("joint")
-    joint = run(folder, "--joint", "4")
+    joint = run(folder, "--points", "4")
     assert joint.returncode == 0, joint.stdout + joint.stderr
     form = json.loads((folder / "answer.json").read_text())
     return folder, joint.stdout, form
@@ -87,7 +87,7 @@ def test_optuna_keeps_the_points_and_mlflow_the_trials(searched):
 
 def test_again_nothing_is_trained(searched):
     folder, _, form = searched
-    again = run(folder, "--joint", "4")
+    again = run(folder, "--points", "4")
     assert again.returncode == 0
     assert "0 levels trained now" in again.stdout
     assert "starting Ray" not in again.stdout
@@ -97,7 +97,7 @@ def test_again_nothing_is_trained(searched):
 
 def test_lambda_opt_of_a_distilled_student(searched):
     folder, _, _ = searched
-    done = run(folder, "--alpha", "0.5")
+    done = run(folder, "--alpha", "0.5", script="lambda_opt.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "distilled from dense lenet (α=0.5, τ=10)" in done.stdout
     (setting,) = json.loads((folder / "answer.json").read_text())["settings"]

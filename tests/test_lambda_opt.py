@@ -113,9 +113,11 @@ def sweep_metrics(folder):
             ["teacher: dataset 'digits' with model 'vit'", "epochs 0", "weight_decay 'x': must be a number"],
         ),
         (["--teacher-with", "seed=1"], ["--teacher-with: only with --teacher"]),
-        (["--joint", "5"], ["joint 5: needs --teacher"]),
-        (["--joint", "0", "--teacher", "dense"], ["joint 0: must be a whole number from 1"]),
-        (["--joint", "5", "--teacher", "dense", "--alpha", "0.5"], ["alpha 0.5: is searched with --joint"]),
+        (["--label-noise", "0.2", "2"], ["1 fault", "label_noise 2.0: must be in [0, 1]"]),
+        (
+            ["--noise-kind", "symmetric", "human", "--noisy-labels", "worse"],
+            ["noise_kind=symmetric: noisy_labels 'worse': only with", "noise_kind=human: noisy_labels 'worse': digits"],
+        ),
         (
             ["--label-noise", "2", "--weight-decay-range", "1", "0", "--dataset", "x", "--store", "/dev/null/s"],
             ["4 faults", "label_noise 2.0", "weight_decay_range 1 0", "dataset 'x'", "store '/dev/null/s'"],

@@ -40,9 +40,8 @@ from analysis.pictures.axes import (
 )
 from sdd_core.reading import Reading
 from sdd_core.record import Curve
+from sdd_core.words import field_text
 
-SIGNS: Final = {"label_noise": "ε", "weight_decay": "λ", "alpha": "α", "temperature": "τ"}
-"""The paper's signs; other fields are named in words."""
 PANEL: Final = (3.0, 2.6)  # inches
 COLUMNS: Final = 4
 MOST_DASHED: Final = 8
@@ -204,17 +203,6 @@ def _looks(cells: Sequence[Cell], inside: Mapping[str, Sequence[Any]]) -> dict[_
             colour = matplotlib.colormaps["viridis"](0.92 * i / max(len(order) - 1, 1))
             looks[key] = Line(names[key], (), colour)
     return looks
-
-
-def field_text(name: str, value: Any) -> str:
-    """A field and its value as the pictures write it: "ε = 50 %", "prune fraction = 0.2"; of an arm its name."""
-    if name == "arm":
-        return str(value)
-    if isinstance(value, Mapping):
-        value = " ".join(f"{key}={part}" for key, part in value.items())
-    elif isinstance(value, float):
-        value = f"{100 * value:.3g} %" if name == "label_noise" else f"{value:.4g}"
-    return f"{SIGNS.get(name, name.replace('_', ' '))} = {'none' if value is None else value}"
 
 
 def _draw(

@@ -13,16 +13,17 @@ from rich.table import Table
 from analysis.pictures.grid import Cell, plot_grid
 from analysis.report import TrialResult
 from analysis.terminal import count, note, plain_table, points, say, with_deviation
+from sdd_core.curve import default_tolerance
 from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
+from sdd_core.words import SIGNS, cell_name
 from sweeps.kinds import arms
 from sweeps.kinds.arms import ArmResult
 from sweeps.kinds.figures import MODES
 from sweeps.kinds.grid.plan import Grid
 
 JSON_SCHEMA: Final = 1
-SIGNS: Final = {"label_noise": "ε", "weight_decay": "λ", "alpha": "α", "temperature": "τ"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,8 @@ class GridReport:
     sweep: str
     title: str
     reading: Reading
-    tolerance: float
+    tolerance: float | None
+    """The largest dip that counts as none; None: each arm's own, by the size of its split that decides."""
     axes: Mapping[str, Sequence[Any]]
     arms: tuple[ArmResult, ...]
     teachers: tuple[TrialResult, ...]
@@ -53,9 +55,14 @@ class GridReport:
 
         return max(self.arms, key=rank, default=None)
 
+    def limit(self, arm: ArmResult) -> float:
+        """The largest dip of an arm that counts as none."""
+        dense = arm.trials[0].curve[0]
+        return default_tolerance(dense.val_size or dense.test_size) if self.tolerance is None else self.tolerance
+
     def clean(self) -> list[ArmResult]:
-        """The arms whose median dip is within the tolerance."""
-        return [arm for arm in self.arms if arm.row("run_to_end").dip <= self.tolerance]
+        """The arms whose median dip counts as none."""
+        return [arm for arm in self.arms if arm.row("run_to_end").dip <= self.limit(arm)]
 
     # --- outputs --------------------------------------------------------------------------
 
@@ -64,10 +71,9 @@ class GridReport:
             "schema": JSON_SCHEMA,
             "sweep": self.sweep,
             "axes": {name: list(values) for name, values in self.axes.items()},
-            "tolerance": self.tolerance,
             "deciding_labels": self.reading.labels,
             "carbon_intensity": self.reading.intensity,
-            "arms": [_arm_json(arm) for arm in self.arms],
+            "arms": [_arm_json(arm, self.limit(arm)) for arm in self.arms],
             "unfinished": [
                 {"fields": dict(fields), "trial_ids": [spec.trial_id for spec in trials]}
                 for fields, trials in self.unfinished
@@ -75,17 +81,18 @@ class GridReport:
         }
 
     def figures(self) -> tuple[dict[str, float], dict[str, str]]:
-        metrics = {"tolerance": self.tolerance, "arms": len(self.arms), "clean_arms": len(self.clean())}
+        metrics: dict[str, float] = {"arms": len(self.arms), "clean_arms": len(self.clean())}
         tags = {"deciding_labels": self.reading.labels, "axes": ", ".join(self.axes)}
         if self.best is not None:
             row = self.best.row("run_to_end")
             metrics |= {f"best_{n}": getattr(row, n) for n in ("dip", "test_dip", "test_accuracy", "sparsity", "pflop")}
-            tags["best"] = in_words(self.best.fields)
+            tags["best"] = cell_name(self.best.fields)
         return metrics, tags
 
     def draw(self, path: Path) -> None:
         cells = [Cell(fields=arm.fields, curves=[result.curve for result in arm.trials]) for arm in self.arms]
-        plot_grid(path, self.title, cells, self.axes, reading=self.reading, tolerance=self.tolerance)
+        limit = max(map(self.limit, self.arms))
+        plot_grid(path, self.title, cells, self.axes, reading=self.reading, tolerance=limit)
 
     def show(self, console: Console) -> None:
         for line_number, line in enumerate(headline(self)):
@@ -97,23 +104,24 @@ class GridReport:
                 note(console, line)
 
 
-def _arm_json(arm: ArmResult) -> dict[str, Any]:
+def _arm_json(arm: ArmResult, limit: float) -> dict[str, Any]:
     row = arm.row_json("run_to_end")
     for name in (*arm.fields, "mode"):
         row.pop(name, None)
     stop = arm.row_json("early_stopping")
     names = ("accuracy", "test_accuracy", "test_accuracy_std", "sparsity", "levels", "pflop", "pflop_full", "co2_g")
-    return {"fields": dict(arm.fields)} | row | {
+    return {"fields": dict(arm.fields), "tolerance": limit} | row | {
         "early_stop": {name: stop[name] for name in names},
         "trials": [{k: v for k, v in form.items() if k not in arm.fields} for form in arm.trials_json()],
     }  # fmt: skip
 
 
-def report(store: Store, grid: Grid, sweep: str, title: str, reading: Reading, tolerance: float) -> GridReport:
+def report(store: Store, grid: Grid, sweep: str, title: str, reading: Reading, tolerance: float | None
+           ) -> GridReport:  # fmt: skip
     """The report of the arms that are whole; the others are named as unfinished."""
     short = [tuple(s for s in arm.trials if not is_complete(store.curve(s), s)) for arm in grid.arms]
     whole = [arm for arm, missing in zip(grid.arms, short, strict=True) if not missing]
-    results = arms.arm_results(store, whole, reading, [in_words(arm.fields) for arm in whole])
+    results = arms.arm_results(store, whole, reading, [cell_name(arm.fields) for arm in whole])
     teachers = arms.teachers(store, [spec for arm in whole for spec in arm.trials], reading)
     return GridReport(
         sweep=sweep,
@@ -130,11 +138,6 @@ def report(store: Store, grid: Grid, sweep: str, title: str, reading: Reading, t
 # --- on the terminal ------------------------------------------------------------------------
 
 
-def in_words(fields: Mapping[str, Any]) -> str:
-    """An arm's fields as "ε=0.5 λ=0.0178 teacher=dense"."""
-    return " ".join(f"{SIGNS.get(name, name)}={shown(value)}" for name, value in fields.items()) or "the only arm"
-
-
 def shown(value: Any) -> str:
     """A field's value in a cell."""
     if isinstance(value, float):
@@ -144,18 +147,21 @@ def shown(value: Any) -> str:
 
 def headline(report: GridReport) -> list[str]:
     """What the grid shows, in words."""
-    limit = points(report.tolerance)
+    limits = sorted({report.limit(arm) for arm in report.arms})
+    limit = " to ".join(dict.fromkeys(points(value) for value in (limits[:1] + limits[-1:])))
     whole = f"{count(len(report.arms), 'arm')} of {len(report.arms) + len(report.unfinished)}"
-    lines = [f"{whole}: {len(report.clean())} without a dip beyond {limit}"]
+    lines = [f"{whole}: {len(report.clean())} without a dip beyond {limit}" if limits else whole]
     if report.best is not None:
         row, spec = report.best.row("run_to_end"), report.best.trials[0].spec
         lines.append(
-            f"best on {spec.decided_on}: {in_words(report.best.fields)}: test accuracy {100 * row.test_accuracy:.1f} % "
-            f"at {100 * row.sparsity:.1f} % sparsity, dip {points(row.dip)}"
+            f"best on {spec.decided_on}: {cell_name(report.best.fields)}: "
+            f"test accuracy {100 * row.test_accuracy:.1f} % at {100 * row.sparsity:.1f} % sparsity, dip {points(row.dip)}"
         )
     if any(arm.trials[0].spec.protocol == "paper" for arm in report.arms):
         lines.append("PAPER PROTOCOL in some arms: trained on all images and decided on the test split")
-    lines += [f"unfinished: {in_words(fields)} ({count(len(trials), 'trial')})" for fields, trials in report.unfinished]
+    lines += [
+        f"unfinished: {cell_name(fields)} ({count(len(trials), 'trial')})" for fields, trials in report.unfinished
+    ]
     return lines
 
 

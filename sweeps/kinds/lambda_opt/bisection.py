@@ -26,14 +26,16 @@ def grid(low: float, high: float, per_decade: int) -> list[float]:
     """The rising lambdas of a range: its two ends and the points of the fixed log grid between them.
 
     The grid is 10^(k / per_decade), rounded to three significant digits, whatever the range, so that
-    searches over other ranges ask for the same lambdas. Raises ValueError unless 0 <= low < high.
+    searches over other ranges ask for the same lambdas. A point within a tenth of a step of an end is left out:
+    it would cost as much as any other and tell nothing. Raises ValueError unless 0 <= low < high.
     """
     if not 0 <= low < high < math.inf or per_decade < 1:
         raise ValueError(f"`0 <= low < high` and `per_decade >= 1` must hold, but got {low!r}, {high!r}, {per_decade}")
     first = math.floor(math.log10(max(low, _SMALLEST)) * per_decade)
     last = math.ceil(math.log10(high) * per_decade)
     points = (float(f"{10 ** (k / per_decade):.3g}") for k in range(first, last + 1))
-    return [low, *(point for point in points if low < point < high), high]
+    nearest = 10 ** (0.1 / per_decade)
+    return [low, *(point for point in points if low * nearest <= point <= high / nearest and point > low), high]
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from typing_extensions import Doc
 
+from sdd_core import recipes
 from sdd_core.curve import GiveUp, default_tolerance
 from sdd_core.data import splits
-from sdd_core.fields import Count, Flag, NotNegative
-from sdd_core.flags import Parser, Reader, add_spec, read_spec
-from sdd_core.reading import Reading
-from sdd_core.spec import TrialSpec, setting_id
+from sdd_core.fields import Count, Flag, NotNegative, SpecError
+from sdd_core.flags import Parser, Reader, add_spec, read_teacher
+from sdd_core.spec import TrialSpec, digest, setting_id
 from sweeps.flags import Common, Seeds, add_common_flags, read_common, read_seeds, trial_faults
-from sweeps.kinds.joint.plan import JointSettings
-from sweeps.kinds.joint.study import Axes
 from sweeps.kinds.lambda_opt.bisection import grid
 from sweeps.kinds.lambda_opt.plan import SearchSettings
 
-ALPHAS: Final = tuple(k / 20 for k in range(1, 21))
-TEMPERATURES: Final = tuple(grid(1, 20, 4))
-"""What a joint search takes α and τ from."""
+SEVERAL: Final = (
+    *("dataset", "model", "label_noise", "noise_kind", "noisy_labels"),
+    *("alpha", "temperature", "teacher"),
+)
+"""Flags that take several values: there is one search for every combination."""
 
 DESCRIPTION = """\
 Find λ_opt: the smallest L2 penalty λ whose accuracy-over-sparsity curve has no dip.
@@ -38,7 +39,7 @@ examples:
   python sweeps/lambda_opt.py --label-noise 0.2 --seeds 1   less noise, a quick look with one seed
   python sweeps/lambda_opt.py --weight-decay-range 1e-4 0.03 --points-per-decade 8
   python sweeps/lambda_opt.py --teacher pruned --alpha 0.5  λ_opt of a student distilled from its best level
-  python sweeps/lambda_opt.py --teacher dense --joint 24    λ, α and τ together
+  python sweeps/lambda_opt.py --label-noise 0.1 0.2 0.5     one search a setting, all on the same workers
   python sweeps/lambda_opt.py --json answer.json            the answer for machines
   python sweeps/lambda_opt.py --plan                        what it would cost; nothing runs
   python sweeps/lambda_opt.py --budget-pflop 1e-4           stop there; run again to go on
@@ -65,13 +66,6 @@ class Search:
     tolerance: Annotated[
         NotNegative | None, Flag(default="max(0.02, 0.6/√n)"), Doc("largest dip that counts as none, a fraction")
     ] = None
-    joint: Annotated[
-        Count | None,
-        Doc(
-            "with --teacher: search λ, α and τ together over N points, for the most accurate and the sparsest "
-            "without a dip"
-        ),
-    ] = None
     optuna: Annotated[str | None, Flag(metavar="URL", default="./optuna.db"), Doc("Optuna storage")] = None
 
 
@@ -80,20 +74,20 @@ class Options:
     """The command's checked input."""
 
     common: Common
-    search: SearchSettings
-    joint: JointSettings | None
-    """Of the joint search over λ, α and τ, when it is asked for."""
+    searches: tuple[SearchSettings, ...]
+    """One a setting and approach."""
     optuna: str
 
     @property
-    def searches(self) -> tuple[SearchSettings, ...]:
-        return (self.search,)
+    def search(self) -> SearchSettings:
+        """The first, and most often the only one."""
+        return self.searches[0]
 
 
 def make_parser() -> Parser:
     """The command's flags and help."""
     parser = Parser(prog="lambda_opt.py", description=DESCRIPTION, epilog=EXAMPLES)
-    add_spec(parser, leave_out=("weight_decay", "seed"))
+    add_spec(parser, leave_out=("weight_decay", "seed"), several=SEVERAL)
     parser.add(Search, "search")
     add_common_flags(parser)
     return parser
@@ -102,16 +96,46 @@ def make_parser() -> Parser:
 def read_options(arguments: Sequence[str] | None = None) -> Options:
     """The checked flags; refuses bad input with every fault in one message and exit status 2."""
     reader = make_parser().read(arguments)
-    given, search = read_spec(reader), reader.read(Search)
-    spec = given or TrialSpec()
-    common = read_common(reader, f"{'joint' if search.joint else 'lambda_opt'}-{setting_id(spec)}")
-    data_faults = trial_faults(spec, common) if given else []
-    reader.faults += data_faults
+    search, specs = reader.read(Search), _specs(reader)
+    known = specs or {"": TrialSpec()}
+    ids = sorted({setting_id(spec) for spec in known.values()})
+    common = read_common(reader, f"lambda_opt-{ids[0] if len(ids) == 1 else digest(ids)}")
+    searches = [read_search(reader, search, common, spec, where) for where, spec in known.items()]
+    reader.refuse()
+    return Options(common=common, searches=tuple(dict.fromkeys(searches)), optuna=optuna_url(search))
+
+
+def _specs(reader: Reader) -> dict[str, TrialSpec]:
+    """The trial of every combination of the flags that take several values, by what tells it from the others."""
+    fixed, teacher = reader.given(TrialSpec), read_teacher(reader)
+    axes = {name: values for name in SEVERAL if (values := fixed.pop(name, None)) is not None}
+    axes |= {"teacher": reader.text("teacher")} if reader.text("teacher") else {}
+    specs = {}
+    for values in itertools.product(*axes.values()):
+        cell = dict(zip(axes, values, strict=True))
+        where = " ".join(f"{name}={value}" for name, value in cell.items() if len(axes[name]) > 1)
+        level = cell.pop("teacher", None)
+        try:
+            specs[where] = recipes.make(fixed | cell, level, teacher)
+        except SpecError as error:
+            reader.faults += _placed(where, error.faults)
+    return specs
+
+
+def _placed(where: str, faults: Iterable[str]) -> list[str]:
+    """Faults with the setting that they are of, where there are several."""
+    return [f"{where}: {fault}" if where else fault for fault in faults]
+
+
+def read_search(reader: Reader, search: Search, common: Common, spec: TrialSpec, where: str = "") -> SearchSettings:
+    """The search for the λ_opt of a trial's setting; with faults in the reader, one that is near."""
+    faults = trial_faults(spec, common)
+    reader.faults += _placed(where, faults)
     low, high = _range(reader, search, spec)
     tolerance = search.tolerance
     if tolerance is None:
-        tolerance = default_tolerance(splits.deciding_size(spec) if not data_faults else 1)
-    settings = SearchSettings(
+        tolerance = default_tolerance(splits.deciding_size(spec) if not faults else 1)
+    return SearchSettings(
         base=spec.replace(weight_decay=low),
         points=tuple(grid(low, high, search.points_per_decade)),
         seeds=read_seeds(reader, search.seeds, odd=True),
@@ -120,29 +144,11 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         rule=GiveUp(tolerance=tolerance, shape=search.shape, labels=common.reading.labels),
         width=search.lambdas_at_once,
     )
-    joint = _joint(reader, search.joint, settings, common.reading) if search.joint is not None else None
-    reader.refuse()
-    optuna = search.optuna or f"sqlite:///{Path('optuna.db').absolute()}"
-    return Options(common=common, search=settings, joint=joint, optuna=optuna)
 
 
-def _joint(reader: Reader, budget: int, search: SearchSettings, reading: Reading) -> JointSettings:
-    """The joint search that is asked for, over the λs of the search for λ_opt."""
-    if not search.base.distilled:
-        reader.faults.append(f"joint {budget}: needs --teacher; without one there is no alpha and temperature")
-    for name in ("alpha", "temperature"):
-        if reader.text(name) is not None:
-            reader.faults.append(f"{name} {reader.text(name)}: is searched with --joint; leave it out")
-    axes = Axes(weight_decay=search.points, alpha=ALPHAS, temperature=TEMPERATURES)
-    return JointSettings(
-        base=search.base,
-        axes=axes,
-        budget=budget,
-        seeds=search.seeds,
-        rule=search.rule,
-        reading=reading,
-        width=search.width,
-    )
+def optuna_url(search: Search) -> str:
+    """Where Optuna's studies are kept."""
+    return search.optuna or f"sqlite:///{Path('optuna.db').absolute()}"
 
 
 def _range(reader: Reader, search: Search, spec: TrialSpec) -> tuple[float, float]:
