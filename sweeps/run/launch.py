@@ -29,7 +29,7 @@ from sweeps.forecast.balance import Paces
 from sweeps.run import outcome
 from sweeps.run.outcome import Listener, Outcome
 from sweeps.run.progress import Progress
-from sweeps.sweep import Source, Task
+from sweeps.sweep import Outlook, Source, Step, Task
 from sweeps.tracking.mirror import TrialFinal
 from sweeps.tracking.tracker import Tracker
 
@@ -155,10 +155,11 @@ class Launch:
         listeners: list[Listener] = [_Recorder(common.store, common.sweep, self.tracker), progress]
         with progress:
             return ray_driver.run(
-                self.source,
+                [_SourcePlan(self.source)],
                 common.store,
                 resources=ray_driver.Resources(cpus=common.cpus, gpus=gpus, width=width, threads=common.threads),
                 keep=common.keep,
+                labels=common.reading.labels,
                 listeners=listeners,
                 budget=outcome.Budget(
                     pflop=common.cost.budget_pflop,
@@ -258,17 +259,31 @@ class Launch:
             self.say(f"  note: {note}")
 
 
+class _SourcePlan:
+    """A source as a plan, for as long as there are sources."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def step(self, store: Store) -> Step:
+        tasks = tuple(self.source.plan())
+        trials = tuple(task.spec for task in tasks)
+        return Step(tasks=tasks, trials=trials, left=self.source.trials_left(), answer=None if tasks else True)
+
+    def outlook(self, store: Store) -> Outlook:
+        return self.source.outlook()
+
+
 class _Recorder:
     """A listener that writes down trials as they start and tells the tracker of finished levels."""
 
     def __init__(self, store: Store, sweep: str, tracker: Tracker) -> None:
         self.store, self.sweep, self.tracker = store, sweep, tracker
 
-    def planned(self, tasks: Sequence[Task], trials_left: int) -> None:
-        for task in tasks:
-            self.store.add_trial(task.spec, self.sweep)
+    def planned(self, waiting: int, left: int) -> None: ...
 
-    def started(self, task: Task) -> None: ...
+    def started(self, task: Task) -> None:
+        self.store.add_trial(task.spec, self.sweep)
 
     def level_finished(self, task: Task, metrics: dict[str, float], trained: bool) -> None:
         self.tracker.update([task.spec])
