@@ -40,8 +40,8 @@ class Diary:
     def __init__(self):
         self.lines = []
 
-    def planned(self, tasks, trials_left):
-        self.lines.append(("planned", len(tasks)))
+    def planned(self, waiting, left):
+        self.lines.append(("planned", waiting))
 
     def started(self, task):
         self.lines.append(("started", task.spec.trial_id))

@@ -268,7 +268,7 @@ class _Recorder:
     def __init__(self, store: Store, sweep: str, tracker: Tracker) -> None:
         self.store, self.sweep, self.tracker = store, sweep, tracker
 
-    def planned(self, tasks: Sequence[Task], trials_left: int) -> None: ...
+    def planned(self, waiting: int, left: int) -> None: ...
 
     def started(self, task: Task) -> None:
         self.store.add_trial(task.spec, self.sweep)
