@@ -19,13 +19,15 @@ from typing import Any, Final, NoReturn
 from rich.console import Console
 
 from sdd_core import energy
+from sdd_core.ledger import Prediction
 from sdd_core.reading import Trial
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 from sdd_core.training import steps
+from sdd_core.words import span
 from sweeps.flags import Common, gains_from_gpu
-from sweeps.forecast import balance, report, work
-from sweeps.forecast.balance import Paces
+from sweeps.forecast import balance, report
+from sweeps.forecast.paces import Paces
 from sweeps.run import outcome
 from sweeps.run.outcome import Listener, Outcome
 from sweeps.run.progress import Progress
@@ -68,7 +70,7 @@ class Launch:
     tolerance: float | None = None
     """Of dips, where the sweep has one, for MLflow."""
     outcome: Outcome = field(default_factory=Outcome)
-    predicted: balance.Prediction | None = None
+    predicted: Prediction | None = None
     """Made right before something runs."""
     tracker: Tracker = field(init=False)
 
@@ -93,7 +95,7 @@ class Launch:
         common = self.common
         paces = Paces(common, turns=5, seconds=2.0)
         self.source.plan()
-        found = work.forecast(common.store, self.source.outlook(), paces)
+        found = report.forecast(common.store, self.source.outlook(), paces)
         notes = [*paces.notes, *PLAN_NOTES, f"{common.reading.intensity:g} gCO2e/kWh, PUE {energy.PUE:g}"]
         if common.json is not None:
             figures = report.as_json(found, common.reading.intensity)
@@ -198,11 +200,11 @@ class Launch:
 
     def _say_what_is_left(self) -> None:
         spent = self.outcome.spent
-        left = report.as_json(work.forecast(self.common.store, self.source.outlook(), lambda spec: None), 0.0)
+        left = report.as_json(report.forecast(self.common.store, self.source.outlook(), lambda spec: None), 0.0)
         self.say(f"  this run: {spent.levels} levels, {spent.pflop:.3g} PFLOP")
         self.say(
-            f"  left undone: {report.span(left['levels'], '{:.0f}')} levels of "
-            f"{report.span(left['trials'], '{:.0f}')} trials, {report.span(left['pflop'])} PFLOP"
+            f"  left undone: {span(left['levels'], '{:.0f}')} levels of "
+            f"{span(left['trials'], '{:.0f}')} trials, {span(left['pflop'])} PFLOP"
         )
 
     def conclude(

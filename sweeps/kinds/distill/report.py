@@ -9,7 +9,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from sdd_core import curve, spec, words
+from sdd_core import ledger, spec, words
 from sdd_core.energy import grams
 from sdd_core.reading import Reading, trial_json, trial_metrics
 from sdd_core.record import LevelRecord
@@ -107,7 +107,7 @@ class DistillAnswer:
             return None
         trial, levels = held
         references = {approach.level: self.learnt_from(approach) for approach in self.distilled}
-        paid = curve.costs(levels)
+        paid = ledger.costs(levels)
         return {
             "trial_id": trial.trial_id,
             "spec": spec.to_json(trial),
