@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sdd_core.curve import Point, Summary, total_costs
+from sdd_core.curve import Point, Summary
 from sdd_core.energy import grams
+from sdd_core.ledger import Costs, total
 from sdd_core.reading import Reading, Trial
-from sdd_core.record import PFLOPS
 from sdd_core.spec import TrialSpec, setting, setting_id
 from sdd_core.words import setting_labels
 
@@ -43,26 +43,10 @@ class Choice:
     test_accuracy_std: float | None
     sparsity: float
     sparsity_std: float | None
-    levels: float
-    """Trainings paid for by one seed, mean."""
-    levels_total: int
-    """Trainings paid for by all seeds."""
-    pflop: float
-    """Their cost by the paper's convention for one seed, mean; a teacher's cost is not in it."""
-    pflop_total: float
-    pflop_teacher: float
-    """The teacher's forward passes by the paper's convention; from here on for one seed, mean."""
-    pflop_real: float
-    """The trainings in real operations: 2 a multiply-add, forward and backward as they are."""
-    pflop_real_teacher: float
-    pflop_real_evaluation: float
-    seconds: float | None
-    """For which the trainings held their device."""
-    energy_kwh: float | None
-    """None when a level has no figure."""
-    energy_source: str
-    energy_reason: str | None
-    co2_g: float | None
+    each: Costs
+    """What the levels paid for cost one seed, mean; a teacher's trainings are not in it."""
+    total: Costs
+    """What they cost all seeds together."""
     carbon_intensity: float
     """gCO2e/kWh that the CO2 is computed with."""
     stopped: int
@@ -72,6 +56,43 @@ class Choice:
     lambdas: int
     """How many lambdas it was chosen from."""
     trial_ids: tuple[str, ...]
+
+    def as_row(self) -> dict[str, Any]:
+        """The choice with `CHOICE_COLUMNS`, as JSON and CSV have it; costs are of one seed, or a `_total`."""
+        each, total = self.each, self.total
+        row = vars(self) | vars(each) | {"levels_total": total.levels, "pflop_total": total.pflop}
+        row |= {"energy_reason": total.energy_note, "co2_g": grams(each.energy_kwh, self.carbon_intensity)}
+        return {name: row[name] for name in CHOICE_COLUMNS}
+
+
+CHOICE_COLUMNS: Final = (
+    "weight_decay",
+    "seeds",
+    "deciding_accuracy",
+    "deciding_accuracy_std",
+    "test_accuracy",
+    "test_accuracy_std",
+    "sparsity",
+    "sparsity_std",
+    "levels",
+    "levels_total",
+    "pflop",
+    "pflop_total",
+    "pflop_teacher",
+    "pflop_real",
+    "pflop_real_teacher",
+    "pflop_real_evaluation",
+    "seconds",
+    "energy_kwh",
+    "energy_source",
+    "energy_reason",
+    "co2_g",
+    "carbon_intensity",
+    "stopped",
+    "target_sparsity",
+    "lambdas",
+    "trial_ids",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +199,7 @@ def _choose(by_lambda: dict[float, list[_Run]], mode: str, intensity: float) -> 
 def _over_seeds(
     weight_decay: float, runs: Sequence[_Run], points: Sequence[Point], mode: str, intensity: float
 ) -> Choice:
-    seeds, spent = len(points), total_costs(points)
-    energy = None if spent.energy_kwh is None else spent.energy_kwh / seeds
+    spent = total(points)
     stops = [run.summary is not None and run.summary.early_stop_triggered for run in runs]
     return Choice(
         weight_decay=weight_decay,
@@ -190,15 +210,8 @@ def _over_seeds(
         test_accuracy_std=_deviation([point.test_accuracy for point in points]),
         sparsity=statistics.fmean(point.sparsity for point in points),
         sparsity_std=_deviation([point.sparsity for point in points]),
-        levels=spent.levels / seeds,
-        levels_total=spent.levels,
-        **{name: getattr(spent, name) / seeds for name in PFLOPS},
-        pflop_total=spent.pflop,
-        seconds=None if spent.seconds is None else spent.seconds / seeds,
-        energy_kwh=energy,
-        energy_source=spent.energy_source,
-        energy_reason=spent.energy_note,
-        co2_g=grams(energy, intensity),
+        each=spent / len(points),
+        total=spent,
         carbon_intensity=intensity,
         stopped=sum(stops) if mode == "early_stopping" else 0,
         target_sparsity=min(run.spec.target_sparsity for run in runs),

@@ -13,8 +13,9 @@ from typing import Any, Final
 import pandas as pd
 
 from sdd_core import words
-from sdd_core.curve import COSTS, Costs, Summary, costs
+from sdd_core.curve import Summary
 from sdd_core.energy import grams
+from sdd_core.ledger import COSTS, Costs, costs
 from sdd_core.reading import AS_USUAL, Reading, Trial, read_trials
 from sdd_core.record import PFLOPS, SCORES
 from sdd_core.store import Store

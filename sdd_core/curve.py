@@ -7,13 +7,13 @@ rebound 0. All functions take time linear in the curve's length.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sdd_core.record import PFLOPS, Curve, LevelRecord
+from sdd_core.ledger import Costs, costs
+from sdd_core.record import Curve
 
 Verdict = Literal["dips", "clean", "collapsed"]
 Shape = Literal["dip", "rebound"]
@@ -201,81 +201,6 @@ def shape_of(curve: Curve, shape: Shape = "dip", labels: str = "clean") -> float
     if not curve:
         return 0.0
     return SHAPES[shape](lift([record.deciding_accuracy(labels) for record in curve], curve[0].chance))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """What some levels cost together. A sum over levels of which some have no figure is None, never too small."""
-
-    levels: int
-    """Trainings."""
-    pflop: float
-    """The trainings by the paper's convention, in 10^15 operations, as all of them."""
-    pflop_teacher: float
-    """The teacher's forward passes by the paper's convention; the teacher's own training is not in it."""
-    pflop_real: float
-    """The trainings in real operations."""
-    pflop_real_teacher: float
-    pflop_real_evaluation: float
-    seconds: float | None
-    """For which training and evaluation held their device: a GPU, a share of one, or CPU threads."""
-    energy_kwh: float | None
-    energy_source: str
-    """`measured` when every level is, `estimated` when each has a figure, else `none`."""
-    energy_levels: int
-    """Levels that have a figure."""
-    energy_reason: str | None
-    """Why one has none, or what is not in it."""
-
-    @property
-    def energy_note(self) -> str | None:
-        """Why there is no sum, and for how many levels; or what is not in it."""
-        if self.energy_kwh is not None:
-            return self.energy_reason
-        return f"{self.levels - self.energy_levels} of {self.levels} levels: {self.energy_reason}"
-
-
-COSTS: Final = tuple(field.name for field in dataclasses.fields(Costs))
-"""The costs of levels as every view of the store names them."""
-
-
-def costs(levels: Sequence[LevelRecord]) -> Costs:
-    """The costs of levels together; one that several trials share is to be given once."""
-    return total_costs([_level_costs(record) for record in levels])
-
-
-def total_costs(parts: Sequence[Costs]) -> Costs:
-    """The sum of costs; nothing costs 0."""
-    levels, known = sum(part.levels for part in parts), sum(part.energy_levels for part in parts)
-    measured = all(part.energy_source == "measured" for part in parts)
-    # Why a figure is missing goes before what is not in one.
-    reasons = [part.energy_reason for part in sorted(parts, key=lambda part: part.energy_kwh is not None)]
-    return Costs(
-        levels=levels,
-        **{name: sum(getattr(part, name) for part in parts) for name in PFLOPS},
-        seconds=_sum([part.seconds for part in parts]),
-        energy_kwh=_sum([part.energy_kwh for part in parts]),
-        energy_source="none" if known < levels else "measured" if measured else "estimated",
-        energy_levels=known,
-        energy_reason=next((reason for reason in reasons if reason is not None), None),
-    )
-
-
-def _level_costs(record: LevelRecord) -> Costs:
-    return Costs(
-        levels=1,
-        **{name: getattr(record, name) for name in PFLOPS},
-        seconds=record.measured.get("seconds"),
-        energy_kwh=record.energy_kwh,
-        energy_source=record.energy_source,
-        energy_levels=int(record.energy_kwh is not None),
-        energy_reason=record.energy_reason,
-    )
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
 
 
 @dataclass(frozen=True, kw_only=True)

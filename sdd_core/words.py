@@ -1,4 +1,4 @@
-"""How trials, arms, settings and teachers are called wherever people read of them. Pure.
+"""How trials, arms, settings and teachers are called, and ranges said, wherever people read of them. Pure.
 
 A trial is named within its sweep, where its setting is known: "λ=0.01 α=0.5 τ=10 dense lenet seed=0". An arm has
 the name of its trials without the seed. A setting's label stands alone: "lenet on digits, ε=50 %".
@@ -18,8 +18,8 @@ _PLAIN_FIELDS: Final = tuple(
     for field in dataclasses.fields(TrialSpec)
     if field.name not in ("model_options", "lr_milestones", "teacher")
 )
-# Cells in which two trials of one setting may differ.
-_WITHIN_A_SETTING: Final = ("trial_id", "setting_id", "weight_decay", "seed", "data_seed", "target_sparsity")
+WITHIN_A_SETTING: Final = ("weight_decay", "seed", "data_seed", "target_sparsity")
+"""The fields in which trials of one setting and approach may differ."""
 
 
 def trial_name(spec: TrialSpec) -> str:
@@ -77,7 +77,10 @@ def setting_labels(specs: Sequence[TrialSpec]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for label, rows in twins.items():
         apart = [
-            name for name in CELLS if name not in _WITHIN_A_SETTING and len({row[name] for row in rows.values()}) > 1
+            name
+            for name in CELLS
+            if name not in ("trial_id", "setting_id", *WITHIN_A_SETTING)
+            and len({row[name] for row in rows.values()}) > 1
         ]
         for key, row in rows.items():
             labels[key] = ", ".join([label, *(f"{name}={row[name]}" for name in apart)])
@@ -125,3 +128,22 @@ def field_text(name: str, value: Any) -> str:
 def cell_name(fields: Mapping[str, Any]) -> str:
     """A cell of a grid by its fields' values: "ε = 50 %, λ = 0.0178, teacher = dense"."""
     return ", ".join(field_text(name, value) for name, value in fields.items()) or "the only arm"
+
+
+# --- ranges ---------------------------------------------------------------------------------
+
+
+def span(ends: Mapping[str, float] | None, form: str | None = None) -> str:
+    """A range (`low`, `high`) in words: one number where both ends are alike, a dash where there is none.
+
+    Without a `form` of its own a number has two significant digits.
+    """
+    if ends is None:
+        return "-"
+    low, high = (two_digits(ends[end]) if form is None else form.format(ends[end]) for end in ("low", "high"))
+    return low if low == high else f"{low} – {high}"  # noqa: RUF001
+
+
+def two_digits(value: float) -> str:
+    """1,400 and 0.0045 as they are; an exponent only where there would be many zeros."""
+    return f"{float(f'{value:.2g}'):,g}"

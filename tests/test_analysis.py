@@ -69,7 +69,7 @@ def test_chooses_lambda_and_level_on_validation_and_reports_test():
         trial([0.5, 0.6, 0.8, 0.5], test=[0.9, 0.9, 0.9, 0.9], weight_decay=1e-2),
     ).run_to_end
     assert (found.weight_decay, found.deciding_accuracy, found.test_accuracy) == (1e-3, 0.9, 0.3)
-    assert (found.sparsity, found.levels, found.pflop, found.lambdas) == (0.75, 4, 8.0, 2)
+    assert (found.sparsity, found.each.levels, found.each.pflop, found.lambdas) == (0.75, 4, 8.0, 2)
 
 
 def test_noisy_labels_decide_when_asked():
@@ -95,13 +95,14 @@ def test_noisy_labels_decide_when_asked():
 )
 def test_early_stopping_pays_for_the_levels_up_to_where_the_rule_ended(curve, min_drop, early, levels, stopped):
     found = answer(trial(curve), min_drop=min_drop).early_stopping
-    assert (found.deciding_accuracy, found.levels, found.pflop, found.stopped) == (early, levels, 2.0 * levels, stopped)
+    assert (found.deciding_accuracy, found.stopped) == (early, stopped)
+    assert (found.each.levels, found.each.pflop) == (levels, 2.0 * levels)
 
 
 def test_run_to_end_needs_a_complete_curve_and_early_stopping_only_a_fired_rule():
     found = answer(trial([0.7, 0.5, 0.5]))
     assert found.run_to_end is None
-    assert found.early_stopping.levels == 3
+    assert found.early_stopping.each.levels == 3
     assert found.reason == (
         "run to the end: none of 1 λ has the curves of all its seeds complete (0 of 1 curves are complete)."
     )
@@ -144,7 +145,8 @@ def test_seeds_give_a_mean_and_a_sample_deviation_and_one_seed_gives_none():
     pair = answer(trial([0.8] * 4, seed=0), trial([0.6] * 4, seed=1)).run_to_end
     assert pair.test_accuracy == pytest.approx(0.7)
     assert pair.test_accuracy_std == pytest.approx(0.1 * 2**0.5)
-    assert (pair.seeds, pair.levels, pair.levels_total, pair.pflop, pair.pflop_total) == (2, 4, 8, 8.0, 16.0)
+    assert (pair.seeds, pair.each.levels, pair.total.levels) == (2, 4, 8)
+    assert (pair.each.pflop, pair.total.pflop) == (8.0, 16.0)
     single = answer(trial([0.8] * 4)).run_to_end
     assert (single.test_accuracy_std, single.sparsity_std, single.deciding_accuracy_std) == (None, None, None)
 

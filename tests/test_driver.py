@@ -102,7 +102,7 @@ def test_a_used_up_budget_ends_each_trial_with_its_level_and_the_next_run_goes_o
     assert first.failures == {}
     assert 3 <= first.spent.levels <= 4  # two at once: the other one was in its level
     assert first.spent.pflop == pytest.approx(first.spent.levels * level.pflop)
-    assert first.spent.pflop_real_all == pytest.approx(
+    assert first.spent.costs.pflop_real_all == pytest.approx(
         first.spent.levels * (level.pflop_real + level.pflop_real_evaluation)
     )
     finished = sum(len(store.curve(spec)) for spec in specs)

@@ -54,3 +54,17 @@ def test_teachers_and_networks():
     assert words.network_name(BASE) == "lenet hidden1=32 hidden2=16"
     with pytest.raises(ValueError, match="has no teacher"):
         words.teacher_label(BASE)
+
+
+@pytest.mark.parametrize(
+    ("ends", "form", "said"),
+    [
+        ({"low": 3, "high": 3}, "{:.0f}", "3"),
+        ({"low": 0, "high": 7}, "{:.0f}", "0 – 7"),  # noqa: RUF001
+        ({"low": 0.00123, "high": 0.00124}, None, "0.0012"),
+        ({"low": 0.000083, "high": 1449}, None, "8.3e-05 – 1,400"),  # noqa: RUF001
+        (None, None, "-"),
+    ],
+)
+def test_ranges_in_words(ends, form, said):
+    assert words.span(ends, form) == said

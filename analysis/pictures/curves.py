@@ -231,7 +231,7 @@ def _draw_test(axes: Axes, arms: Sequence[_Arm], reading: Reading, shape: Shape)
             draw_dot(axes, curve[figures.early_stop.level], line.colour)
             if figures.early_stop_triggered:
                 fired = True
-                ended = curve[figures.early_stop.levels - 1]
+                ended = curve[int(figures.early_stop.levels) - 1]
                 axes.plot(remaining_share(ended), 100 * ended.test_accuracy, marker="|", markersize=15,
                           markeredgewidth=2.4, color=line.colour, zorder=6)  # fmt: skip
     curve_axes(axes, [curve for arm in arms for curve in arm.curves])

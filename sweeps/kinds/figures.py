@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sdd_core import curve
+from sdd_core import ledger
 from sdd_core.energy import grams
 from sdd_core.reading import Reading, Trial
 from sdd_core.record import LevelRecord
@@ -33,7 +33,7 @@ class Cost:
     passes are in both of its figures; None where a level has none.
     """
 
-    levels: int
+    levels: float
     pflop: float
     """The student's trainings alone: the teacher is left out, as in the paper's Table 2."""
     pflop_full: float
@@ -56,13 +56,13 @@ def costs(levels: Sequence[LevelRecord], reading: Reading, shared: Shared) -> di
     ends: dict[Mode, int] = {
         "run_to_end": len(levels),
         "to_best": figures.best.level + 1,
-        "early_stopping": figures.early_stop.levels,
+        "early_stopping": int(figures.early_stop.levels),
     }
     return {mode: _cost(levels[:end], shared, reading.intensity) for mode, end in ends.items()}
 
 
 def _cost(paid: Sequence[LevelRecord], shared: Shared, intensity: float) -> Cost:
-    own, everything = curve.costs(paid), curve.costs([*paid, *(record for record, _ in shared)])
+    own, everything = ledger.costs(paid), ledger.costs([*paid, *(record for record, _ in shared)])
     energy = None
     if own.energy_kwh is not None and everything.energy_kwh is not None:
         energy = own.energy_kwh + sum((record.energy_kwh or 0.0) / students for record, students in shared)

@@ -14,7 +14,8 @@ from rich.console import Console
 from analysis.terminal import say
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
-from sweeps.forecast import report, work
+from sdd_core.words import span
+from sweeps.forecast import report
 from sweeps.run.outcome import Outcome
 from sweeps.sweep import Outlook
 
@@ -61,12 +62,12 @@ def explain(console: Console, store: Store, trials: Sequence[TrialSpec], outcome
 
 def _say_what_is_left(console: Console, store: Store, outcome: Outcome, outlook: Outlook) -> None:
     spent = outcome.spent
-    left = report.as_json(work.forecast(store, outlook, lambda spec: None), 0.0)
+    left = report.as_json(report.forecast(store, outlook, lambda spec: None), 0.0)
     say(console, f"  this run: {spent.levels} levels, {spent.pflop:.3g} PFLOP")
     say(
         console,
-        f"  left undone: {report.span(left['levels'], '{:.0f}')} levels of "
-        f"{report.span(left['trials'], '{:.0f}')} trials, {report.span(left['pflop'])} PFLOP",
+        f"  left undone: {span(left['levels'], '{:.0f}')} levels of "
+        f"{span(left['trials'], '{:.0f}')} trials, {span(left['pflop'])} PFLOP",
     )
 
 

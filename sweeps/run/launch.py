@@ -20,11 +20,12 @@ from rich.console import Console
 from analysis.terminal import say
 from sdd_core import energy
 from sdd_core.flags import Parser
+from sdd_core.ledger import Prediction
 from sdd_core.store import Store
 from sdd_core.training import steps as training_steps
 from sweeps.flags import Common, gains_from_gpu
-from sweeps.forecast import balance, report, work
-from sweeps.forecast.balance import Paces
+from sweeps.forecast import balance, report
+from sweeps.forecast.paces import Paces
 from sweeps.run import ending
 from sweeps.run.outcome import Budget, Listener, Outcome
 from sweeps.run.progress import Progress
@@ -72,7 +73,7 @@ class Running:
     def __init__(self, common: Common, sweep: Sweep, console: Console) -> None:
         self.common, self.sweep, self.console = common, sweep, console
         self.store, self.outcome = common.store, Outcome()
-        self.predicted: balance.Prediction | None = None  # made right before something runs
+        self.predicted: Prediction | None = None  # made right before something runs
         self.plans: Sequence[Plan] = sweep.plans
         if sweep.studies and not common.cost.plan:
             self.plans = [_Shown(plan, study) for plan, study in zip(sweep.plans, sweep.studies, strict=True)]
@@ -107,7 +108,7 @@ class Running:
         """Say what would run and what it would cost, and run and write nothing; returns the exit status."""
         common = self.common
         paces = Paces(common, turns=5, seconds=2.0)
-        found = work.forecast(self.store, self.outlook(), paces)
+        found = report.forecast(self.store, self.outlook(), paces)
         notes = [*paces.notes, *PLAN_NOTES, f"{common.reading.intensity:g} gCO2e/kWh, PUE {energy.PUE:g}"]
         if common.json is not None:
             figures = report.as_json(found, common.reading.intensity)

@@ -36,6 +36,7 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from sdd_core.curve import GiveUp
+from sdd_core.ledger import costs
 from sdd_core.record import LevelRecord
 from sdd_core.spec import from_json, last_level, to_json
 from sdd_core.store import Store
@@ -128,10 +129,7 @@ def _run_trial(config: dict[str, Any]) -> None:
                 "accuracy": record.deciding_accuracy(config["labels"]),
                 "seconds": record.measured["seconds"],
                 "trained": trained,
-                "pflop": record.pflop,
-                "pflop_teacher": record.pflop_teacher,
-                "pflop_real_all": record.pflop_real + record.pflop_real_teacher + record.pflop_real_evaluation,
-                "kwh": record.measured["energy"]["kwh"],
+                "costs": vars(costs([record])),
             }
         )
 

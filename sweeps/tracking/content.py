@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from sdd_core.curve import costs, shape_of
+from sdd_core.curve import shape_of
 from sdd_core.energy import WORLD_INTENSITY, grams
+from sdd_core.ledger import costs
 from sdd_core.record import PFLOPS, SCORES, Curve, LevelRecord
 from sdd_core.spec import TrialSpec, to_json
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from analysis.pictures import distill
 from analysis.report import TrialResult
 from analysis.terminal import count, note, percent, points, say, with_deviation
-from sdd_core import curve, spec, words
+from sdd_core import ledger, spec, words
 from sdd_core.energy import grams
 from sdd_core.reading import Reading
 from sdd_core.store import Store
@@ -101,7 +101,7 @@ class DistillReport:
     def _teacher_json(self) -> dict[str, Any] | None:
         if self.teacher is None:
             return None
-        paid = curve.costs(self.teacher.curve)
+        paid = ledger.costs(self.teacher.curve)
         references = {approach.level: arm.learnt_from for approach, arm in self.distilled.items()}
         return {
             "trial_id": self.teacher.spec.trial_id,

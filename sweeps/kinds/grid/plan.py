@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdd_core.cost import whole_levels
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
-from sweeps.kinds.lambda_opt.outlook import whole_levels
 from sweeps.sweep import Arm, Outlook, Step, Task
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from analysis.pictures.grid import Cell, plot_grid
 from analysis.report import TrialResult
-from analysis.terminal import count, note, plain_table, points, say, with_deviation
+from analysis.terminal import count, note, percent, plain_table, points, say, with_deviation
 from sdd_core.curve import default_tolerance
 from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec
@@ -154,8 +154,8 @@ def headline(report: GridReport) -> list[str]:
     if report.best is not None:
         row, spec = report.best.row("run_to_end"), report.best.trials[0].spec
         lines.append(
-            f"best on {spec.decided_on}: {cell_name(report.best.fields)}: "
-            f"test accuracy {100 * row.test_accuracy:.1f} % at {100 * row.sparsity:.1f} % sparsity, dip {points(row.dip)}"
+            f"best on {spec.decided_on}: {cell_name(report.best.fields)}: test accuracy {percent(row.test_accuracy)} "
+            f"at {percent(row.sparsity)} sparsity, dip {points(row.dip)}"
         )
     if any(arm.trials[0].spec.protocol == "paper" for arm in report.arms):
         lines.append("PAPER PROTOCOL in some arms: trained on all images and decided on the test split")

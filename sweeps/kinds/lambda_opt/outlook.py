@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sdd_core import cost, curve
+from sdd_core import curve
+from sdd_core.cost import whole_levels
 from sdd_core.curve import GiveUp, Verdict
 from sdd_core.record import Curve, LevelRecord
-from sdd_core.spec import TrialSpec, last_level
+from sdd_core.spec import TrialSpec
 from sweeps.kinds.lambda_opt.bisection import Answer, decide
 from sweeps.sweep import Outlook
 
@@ -63,13 +64,6 @@ def standing(
     if base:
         verdicts, end = verdicts - {"collapsed"}, whole
     return Standing(spec=spec, levels=len(levels), soonest=end, whole=whole, verdicts=frozenset(verdicts))
-
-
-def whole_levels(spec: TrialSpec, levels: Curve) -> int:
-    """How many levels a trial has at its target sparsity; `levels` are those finished."""
-    if not levels:
-        return cost.trainings(spec)
-    return last_level(levels[0].prunable, spec.prune_fraction, spec.target_sparsity) + 1
 
 
 def soonest(levels: Curve, rule: GiveUp, whole: int) -> int:
