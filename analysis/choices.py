@@ -22,6 +22,7 @@ from sdd_core.curve import Point, Summary
 from sdd_core.energy import grams
 from sdd_core.ledger import Costs, total
 from sdd_core.reading import Reading, Trial
+from sdd_core.record import PFLOPS
 from sdd_core.spec import TrialSpec, setting, setting_id
 from sdd_core.words import setting_labels
 
@@ -65,33 +66,15 @@ class Choice:
         return {name: row[name] for name in CHOICE_COLUMNS}
 
 
-CHOICE_COLUMNS: Final = (
-    "weight_decay",
-    "seeds",
-    "deciding_accuracy",
-    "deciding_accuracy_std",
-    "test_accuracy",
-    "test_accuracy_std",
-    "sparsity",
-    "sparsity_std",
-    "levels",
-    "levels_total",
-    "pflop",
-    "pflop_total",
-    "pflop_teacher",
-    "pflop_real",
-    "pflop_real_teacher",
-    "pflop_real_evaluation",
-    "seconds",
-    "energy_kwh",
-    "energy_source",
-    "energy_reason",
-    "co2_g",
-    "carbon_intensity",
-    "stopped",
-    "target_sparsity",
-    "lambdas",
-    "trial_ids",
+# The costs of a choice, as columns.
+_COSTS: Final = (
+    *("levels", "levels_total", "pflop", "pflop_total", *PFLOPS[1:]),
+    *("seconds", "energy_kwh", "energy_source", "energy_reason", "co2_g"),
+)
+CHOICE_COLUMNS: Final = tuple(
+    column
+    for field in dataclasses.fields(Choice)
+    for column in {"each": _COSTS, "total": ()}.get(field.name, (field.name,))
 )
 
 
