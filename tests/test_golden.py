@@ -24,13 +24,14 @@ import sdd_core.commands.trajectory
 from sdd_core import recipes
 from sdd_core.spec import TeacherRef, level_keys, setting_id, to_json
 from sdd_core.store import Store
-from sweeps import distill, lambda_opt
+from sweeps import distill, joint, lambda_opt
 from tests.golden_world import fill
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 COMMANDS = {
     "lambda_opt.py": lambda_opt.main,
     "distill.py": distill.main,
+    "joint.py": joint.main,
     "python -m sdd_core": sdd_core.commands.trajectory.main,
     "python -m sdd_core.cost": sdd_core.commands.cost.main,
     "tradeoff.py": analysis.tradeoff.main,
@@ -248,15 +249,15 @@ def fill_joint(kinds):
 
 def test_joint(here):
     fill_joint(JOINT)
-    check_answer("joint", "lambda_opt.py", *ONE_A_DECADE, "--seeds", "1", "--teacher", "dense", "--joint", "12")
+    check_answer("joint", "joint.py", *ONE_A_DECADE, "--seeds", "1", "--teacher", "dense", "--points", "12")
 
 
 def test_joint_without_a_clean_point(here):
     """Also: on noisy labels, as a rebound, one point at once."""
     fill_joint(dict.fromkeys(JOINT, "r"))
     how = ("--shape", "rebound", "--deciding-labels", "noisy", "--lambdas-at-once", "1")
-    arguments = ("--seeds", "1", "--teacher", "dense", "--joint", "4")
-    check_answer("joint_none_clean", "lambda_opt.py", *ONE_A_DECADE, *arguments, *how)
+    arguments = ("--seeds", "1", "--teacher", "dense", "--points", "4")
+    check_answer("joint_none_clean", "joint.py", *ONE_A_DECADE, *arguments, *how)
 
 
 # --- distillation ---------------------------------------------------------------------------
@@ -419,7 +420,7 @@ def test_plan_of_a_search_that_rewinds(here):
 
 
 def test_plan_of_a_joint_search(here):
-    check_plan("joint_empty", "lambda_opt.py", *SMALL, "--teacher", "pruned", "--joint", "12")
+    check_plan("joint_empty", "joint.py", *SMALL, "--teacher", "pruned", "--points", "12")
 
 
 def test_plan_of_the_default_distillation(here):
