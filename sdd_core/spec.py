@@ -79,8 +79,12 @@ def _holds_out(trial: TrialSpec) -> bool:
     return trial.protocol == "validation"
 
 
+def _is_smaller(trial: TrialSpec) -> bool:
+    return trial.train_images is not None
+
+
 def _draws_data(trial: TrialSpec) -> bool:
-    return _holds_out(trial) or _is_flipped(trial)
+    return _holds_out(trial) or _is_flipped(trial) or _is_smaller(trial)
 
 
 def _decays(trial: TrialSpec) -> bool:
@@ -149,6 +153,12 @@ class TrialSpec:
     validation_fraction: Annotated[
         Inside, Key("dense", "recipe", _holds_out, data=True), Doc("share of training images held out for decisions")
     ] = 0.2
+    train_images: Annotated[
+        Count | None,
+        Key("dense", "recipe", _is_smaller, data=True),
+        Flag(default="all that are not held out"),
+        Doc("how many images are trained on, the same share of each class"),
+    ] = None
     augmentation: Annotated[
         str, Words(registry.AUGMENTATIONS), Key("dense", "recipe"), Doc("image augmentation, fresh per image and epoch")
     ] = "none"
@@ -214,7 +224,7 @@ class TrialSpec:
         Natural | None,
         Key("dense", "trial", _draws_data, data=True),
         Flag(default="the trial's seed"),
-        Doc("draws validation split and label noise"),
+        Doc("draws validation split, label noise and the images of train_images"),
     ] = None
     target_sparsity: Annotated[
         float,
@@ -265,6 +275,11 @@ class TrialSpec:
 FIELDS: Final = fields_of(TrialSpec)
 FIELD_NAMES: Final = frozenset(FIELDS)
 _KEYS: Final = {name: key for name, field in FIELDS.items() if (key := field.marked(Key)) is not None}
+_REGISTRIES: Final = {
+    name: field.words.known
+    for name, field in FIELDS.items()
+    if isinstance(field.words, Words) and isinstance(field.words.known, registry.Registry)
+}
 DATA_FIELDS: Final = tuple(name for name, key in _KEYS.items() if key.data)
 
 
@@ -349,10 +364,16 @@ def _option_faults(spec: TrialSpec) -> Iterator[str]:
 
 
 def _influences(spec: TrialSpec, level: Literal["dense", "pruned", "distilled"]) -> dict[str, Any]:
-    """The fields that can influence such a level, with their values, and nothing of the level before it."""
+    """The fields that can influence such a level, with their values, and nothing of the level before it.
+
+    What a plugin registered is named by its source too.
+    """
     form = {name: getattr(spec, name) for name, key in _KEYS.items() if key.level == level and key.when(spec)}
     if "model_options" in form:
         form["model_options"] = spec.options
+    for name, known in _REGISTRIES.items():
+        if name in form and (source := known.sources.get(form[name])) is not None:
+            form[f"{name}_source"] = source
     return form
 
 
@@ -463,6 +484,8 @@ def to_json(spec: TrialSpec) -> dict[str, Any]:
     form = dataclasses.asdict(spec)
     form["model_options"] = spec.options
     form["lr_milestones"] = list(spec.lr_milestones)
+    if spec.train_images is None:
+        del form["train_images"]  # so that a trial has the form that it had before there was this field
     if spec.teacher is not None:
         form["teacher"] = {"trial": to_json(spec.teacher.trial), "level": spec.teacher.level}
     return form

@@ -407,6 +407,7 @@ def test_every_training_image_counts_whatever_the_protocol(capsys, dataset):
         (["--dataset", "cifar10", "--model", "vit", "--model-options", "patch=5"], ["patch=5 does not tile 32x32"]),
         (["--images", "0"], ["images 0: must be a whole number from 1"]),
         (["--images", "many", "--epochs", "0"], ["images 'many': must be a whole number", "epochs 0"]),
+        (["--train-images", "2000"], ["train_images 2000: there are 1438 to train on"]),
         (["--dataset", "imagenet", "--epoch=3"], ["dataset 'imagenet'", "--epoch=3: unknown flag"]),
         (["--dataset", "digits", "--model", "vgg"], ["dataset 'digits' with model 'vgg'"]),
     ],
@@ -419,3 +420,11 @@ def test_the_command_refuses_all_faults_at_once(capsys, arguments, faults):
     assert f"{len(faults)} fault" in message
     for fault in faults:
         assert fault in message
+
+
+def test_a_part_of_the_training_images_costs_its_share():
+    spec = TrialSpec(train_images=100)
+    assert cost.nominal_sizes(spec) == cost.Sizes(train=100, val=288, test=359)
+    whole, part = cost.estimate(TrialSpec()), cost.estimate(spec)
+    assert part["train_images"] == 100
+    assert part["pflop_per_training"] == pytest.approx(whole["pflop_per_training"] * 100 / 1438)

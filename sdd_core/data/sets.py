@@ -49,6 +49,19 @@ def stratified(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray
     return chosen
 
 
+def part_of(labels: NDArray[np.int64], size: int, seed: int) -> NDArray[np.bool_]:
+    """Mask of a random subset of exactly `size`, in which every class has its share, by largest remainder."""
+    rng = np.random.default_rng(seed)
+    known, counts = np.unique(labels, return_counts=True)
+    wanted = size * counts // len(labels)
+    rests = size * counts % len(labels)
+    wanted[np.argsort(-rests, kind="stable")[: size - wanted.sum()]] += 1
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label, count in zip(known, wanted, strict=True):
+        chosen[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
+    return chosen
+
+
 def _digits(root: Path) -> sources.Published:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed fifth of each class is the test split."""
     from sklearn.datasets import load_digits
