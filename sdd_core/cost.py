@@ -171,16 +171,6 @@ def _call(name: str, module: nn.Module, inputs: Tensor, output: Tensor) -> Call:
     )
 
 
-def operations_by_kind(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    """Operations of one image's forward pass by the paper's convention, by class of layer."""
-    return operations(model, image_shape).by_kind()
-
-
-def operations_per_image(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Operations of one image's forward pass by the paper's convention; `image_shape` is (C, H, W)."""
-    return operations(model, image_shape).paper
-
-
 def training_pflop(operations: int, images: int, epochs: int) -> float:
     """Cost of one training in PFLOP (10^15 operations): forward once and backward twice per image and epoch."""
     return 3 * operations * images * epochs / 1e15

@@ -14,7 +14,8 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections import UserDict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -32,40 +33,32 @@ T = TypeVar("T")
 E = TypeVar("E")
 
 
-class Registry(MutableMapping[str, T]):
+_running: Final[list[str]] = []
+"""The hash of the plugin that is being run, if one is."""
+
+
+class Registry(UserDict[str, T]):
     """Names and what they stand for, in the order in which they were registered."""
 
     def __init__(self, **places: str) -> None:
-        self._entries: dict[str, T | str] = dict(places)
+        super().__init__()
+        self.data |= places  # type: ignore[arg-type]  # until an entry is first used
         self.sources: dict[str, str] = {}
         """Of the entries that a plugin registered, the hash of its source."""
 
     def __getitem__(self, name: str) -> T:
-        entry = self._entries[name]
+        entry = self.data[name]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
-            entry = self._entries[name] = getattr(importlib.import_module(module), attribute)
+            entry = self.data[name] = getattr(importlib.import_module(module), attribute)
         return entry
 
     def __setitem__(self, name: str, entry: T) -> None:
         if _running:
-            if name in self._entries:
+            if name in self:
                 raise SpecError([f"{name!r} is registered already; take another name"])
             self.sources[name] = _running[-1]
-        self._entries[name] = entry
-
-    def __delitem__(self, name: str) -> None:
-        del self._entries[name]
-        self.sources.pop(name, None)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        super().__setitem__(name, entry)
 
     def register(self, name: str) -> Callable[[E], E]:
         """Register what follows, a class or a function, under a name: `@MODELS.register("mlp")`."""
@@ -77,8 +70,6 @@ class Registry(MutableMapping[str, T]):
         return add
 
 
-_running: Final[list[str]] = []
-"""The hash of the plugin that is being run, if one is."""
 _loaded: Final[dict[str, str]] = {}
 """The sources of the plugins that were run, by name."""
 

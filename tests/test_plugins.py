@@ -40,7 +40,7 @@ def clean():
     registry._loaded.clear()
     for known in (registry.MODELS, registry.CRITERIA, registry.DATASETS):
         for name in list(known.sources):
-            del known[name]
+            del known[name], known.sources[name]
     recipes.RECIPES.clear()
     recipes.RECIPES.update(before)
 
@@ -81,7 +81,7 @@ def test_a_plugins_source_is_in_the_keys_that_it_can_influence(tmp_path, fields,
         found.append((keys(TrialSpec(**fields)), TrialSpec(**fields).trial_id))
         registry._loaded.clear()
         for known in (registry.MODELS, registry.CRITERIA):
-            del known["own"]
+            del known["own"], known.sources["own"]
     (first, first_id), (second, second_id) = found
     assert [a == b for a, b in zip(first, second, strict=True)] == same
     assert (first_id == second_id) == all(same)

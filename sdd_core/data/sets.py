@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -98,11 +98,8 @@ MNIST: Final = DataSet(
     asymmetric=noise.ASYMMETRIC["mnist"],
     torchvision="MNIST",
 )
-FASHION_MNIST: Final = DataSet(
-    image_shape=(1, 28, 28),
-    classes=10,
-    train_images=60_000,
-    test_images=10_000,
+FASHION_MNIST: Final = replace(
+    MNIST,
     read=sources.fashion_mnist,
     mean=(0.2860,),
     std=(0.3530,),
@@ -121,11 +118,9 @@ CIFAR10: Final = DataSet(
     human_labels=tuple(sources.HUMAN_FILES["cifar10"][1]),
     torchvision="CIFAR10",
 )
-CIFAR100: Final = DataSet(
-    image_shape=(3, 32, 32),
+CIFAR100: Final = replace(
+    CIFAR10,
     classes=100,
-    train_images=50_000,
-    test_images=10_000,
     read=sources.cifar100,
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
