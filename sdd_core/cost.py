@@ -172,16 +172,6 @@ def _call(name: str, module: nn.Module, inputs: Tensor, output: Tensor) -> Call:
     )
 
 
-def operations_by_kind(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    """Operations of one image's forward pass by the paper's convention, by class of layer."""
-    return operations(model, image_shape).by_kind()
-
-
-def operations_per_image(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Operations of one image's forward pass by the paper's convention; `image_shape` is (C, H, W)."""
-    return operations(model, image_shape).paper
-
-
 def training_pflop(operations: int, images: int, epochs: int) -> float:
     """Cost of one training in PFLOP (10^15 operations): forward once and backward twice per image and epoch."""
     return 3 * operations * images * epochs / 1e15
@@ -243,7 +233,7 @@ def nominal_sizes(spec: TrialSpec) -> Sizes:
     """The splits of a trial without its data. A split by class differs by rounding, an image or two a class."""
     shape = DATASETS[spec.dataset]
     val = 0 if spec.protocol == "paper" else round(spec.validation_fraction * shape.train_images)
-    return Sizes(train=shape.train_images - val, val=val, test=shape.test_images)
+    return Sizes(train=spec.train_images or shape.train_images - val, val=val, test=shape.test_images)
 
 
 def trainings(spec: TrialSpec) -> int:
@@ -288,11 +278,11 @@ def _built(model: models.Model, image_shape: tuple[int, int, int], classes: int)
 def estimate(spec: TrialSpec, images: int | None = None) -> dict[str, Any]:
     """What a trial costs, without its data: per image, per training and per trajectory, by both conventions.
 
-    `images` are those trained on, by default all of the data set's training images. A teacher's own
+    `images` are those trained on, by default the trial's `train_images` or all of the data set's. A teacher's own
     trainings are not in it, and no give-up: every level is trained.
     """
     shape, network = DATASETS[spec.dataset], _network(spec)
-    sizes = Sizes(train=shape.train_images if images is None else images, val=0, test=shape.test_images)
+    sizes = Sizes(train=images or spec.train_images or shape.train_images, val=0, test=shape.test_images)
     dense, pruned = level_cost(spec, 0, sizes), level_cost(spec, 1, sizes)
     levels = trainings(spec)
     answer: dict[str, Any] = {

@@ -29,6 +29,7 @@ _CONFIG: Final = ConfigDict(strict=True, allow_inf_nan=False)
 # What the annotations of this project are made of.
 Share = Annotated[float, Interval(ge=0, le=1)]
 Inside = Annotated[float, Interval(gt=0, lt=1)]
+BelowOne = Annotated[float, Interval(ge=0, lt=1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Count = Annotated[int, Ge(1)]

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar, get_args
 import yaml
 from typing_extensions import Doc
 
-from sdd_core import recipes
+from sdd_core import recipes, registry
 from sdd_core.fields import Count, Field, Flag, Pairs, SpecError, Words, did_you_mean, fields_of
 from sdd_core.registry import MODELS
 from sdd_core.spec import DATA_FIELDS, FIELDS, TrialSpec, fields_that_are
@@ -100,10 +100,8 @@ class Parser(argparse.ArgumentParser):
         group = self.add_argument_group("files")
         group.add_argument("--config", metavar="FILE", help="take flags from this YAML or TOML file too; flags win")
         group.add_argument("--schema", action="store_true", help="print that file's JSON schema, for editors, and exit")
+        self.add(Files, "files")
         namespace, unknown = self.parse_known_args(arguments)
-        if namespace.schema:
-            print(json.dumps(self._schema(), indent=2, ensure_ascii=False))
-            raise SystemExit(0)
         flags = [flag for action in self._actions for flag in action.option_strings]
         faults = []
         for word in unknown:
@@ -116,7 +114,13 @@ class Parser(argparse.ArgumentParser):
                 self._take(_load(namespace.config), namespace)
             except SpecError as error:
                 faults += [f"--config {namespace.config}: {fault}" for fault in error.faults]
-        return Reader(self, namespace, faults)
+        reader = Reader(self, namespace, faults)
+        reader.collect(registry.load, reader.read(Files).plugin)  # before a word that it registers is looked up
+        if namespace.schema:
+            reader.refuse()
+            print(json.dumps(self._schema(), indent=2, ensure_ascii=False))
+            raise SystemExit(0)
+        return reader
 
     def _take(self, file: Mapping[str, Any], namespace: argparse.Namespace) -> None:
         """Put what a file holds where no flag was given. Raises `SpecError` for names that are not known."""
@@ -283,6 +287,17 @@ def _nargs(field: Field, several: bool) -> str | int | None:
         return "+" if several else None
     items = get_args(field.bare)
     return "+" if len(items) == 2 and items[1] is Ellipsis else len(items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """What of a user's own is taken beside what is built in."""
+
+    plugin: Annotated[
+        tuple[str, ...],
+        Flag(metavar="FILE", repeat=True),
+        Doc("Python files or modules that register models, data sets, criteria and so on; see docs/own.md"),
+    ] = ()
 
 
 # --- what several commands take ---------------------------------------------------------------

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, NamedTuple
 
-from annotated_types import Interval
 from typing_extensions import Doc
 
 from sdd_core import curve
 from sdd_core.curve import Summary
 from sdd_core.energy import WORLD_INTENSITY
-from sdd_core.fields import Count, Flag, NotNegative
+from sdd_core.fields import BelowOne, Count, Flag, NotNegative
 from sdd_core.record import Curve, LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
@@ -43,7 +42,7 @@ class Reading:
         "clean"
     )
     patience: Annotated[Count, Doc("early stopping: levels in a row below the best")] = 3
-    min_drop: Annotated[float, Interval(ge=0, lt=1), Doc("early stopping: by more than this, a fraction")] = 0.02
+    min_drop: Annotated[BelowOne, Doc("early stopping: by more than this, a fraction")] = 0.02
     intensity: Annotated[
         NotNegative, Flag("carbon_intensity", metavar="G"), Doc("gCO2e of a kWh; the world's in 2024 by the IEA")
     ] = WORLD_INTENSITY

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from sdd_core.registry import DATASETS, MODELS
 from sdd_core.spec import DATA_FIELDS, DEFAULT_ALPHA, FIELDS, SpecError, TeacherRef, TrialSpec
 
 
@@ -126,8 +127,18 @@ RECIPES: Final[dict[tuple[str, str], Callable[[], TrialSpec]]] = {
 
 
 def for_setting(dataset: str, model: str) -> TrialSpec | None:
-    """The recipe of a data set and a model, or None when there is none."""
+    """The recipe of a data set and a model, or None when there is none.
+
+    A plugin's data set or model has the plain defaults where the plugin gives no recipe.
+    """
     recipe = RECIPES.get((dataset, model))
+    if (
+        recipe is None
+        and dataset in DATASETS
+        and model in MODELS
+        and (dataset in DATASETS.sources or model in MODELS.sources)
+    ):
+        return TrialSpec(dataset=dataset, model=model)
     return recipe() if recipe is not None else None
 
 

@@ -28,6 +28,7 @@ from typing_extensions import Doc
 
 from sdd_core import registry
 from sdd_core.fields import (
+    BelowOne,
     Count,
     Field,
     Flag,
@@ -79,12 +80,28 @@ def _holds_out(trial: TrialSpec) -> bool:
     return trial.protocol == "validation"
 
 
+def _is_smaller(trial: TrialSpec) -> bool:
+    return trial.train_images is not None
+
+
 def _draws_data(trial: TrialSpec) -> bool:
-    return _holds_out(trial) or _is_flipped(trial)
+    return _holds_out(trial) or _is_flipped(trial) or _is_smaller(trial)
+
+
+def _uses_sgd(trial: TrialSpec) -> bool:
+    return trial.optimizer == "sgd"
+
+
+def _has_steps(trial: TrialSpec) -> bool:
+    return trial.lr_schedule == "steps"
 
 
 def _decays(trial: TrialSpec) -> bool:
-    return trial.lr_schedule == "steps" and bool(trial.lr_milestones)
+    return _has_steps(trial) and bool(trial.lr_milestones)
+
+
+def _rewinds(trial: TrialSpec) -> bool:
+    return trial.retraining == "rewind_weights"
 
 
 def _rises(values: tuple[float, ...]) -> bool:
@@ -96,10 +113,24 @@ def _names_a_level(level: str | int) -> bool:
 
 
 _RISING: Final = Must("must rise within (0, 1), as fractions of the epochs")
+_SETTING: Final = Key("dense", "setting")
+_RECIPE: Final = Key("dense", "recipe")
+_PRUNING: Final = Key("pruned", "recipe")
+_APPROACH: Final = Key("distilled", "approach")
+_TRIAL: Final = Key("dense", "trial")
+# Help that is too long for its field's line.
+_NOISE: Final = "how the flipped labels' new classes are drawn; human: people's labels"
+_IMAGES: Final = "how many images are trained on, the same share of each class"
+_PROTOCOL: Final = "validation decides on held-out images; paper trains on all and decides on test"
+_MILESTONES: Final = "where the schedule steps decays, as rising fractions of the epochs"
 _RETRAINING: Final = (
     "what follows a pruning: rewind_lr keeps the weights and restarts the schedule, finetune keeps them and "
     "trains at its last rate, from_scratch draws new ones, rewind_weights goes back to an early epoch"
 )
+_REWIND: Final = "epochs that the weights rewound to were trained, below epochs; with retraining rewind_weights"
+_ALPHA: Final = "weight of the distillation term of Eq. 1; 0 is the vanilla trial"
+_DATA_SEED: Final = "draws validation split, label noise and the images of train_images"
+_TARGET: Final = "the trajectory ends at the first level at least this sparse (zeta_end)"
 _LEVEL: Final = "allowed are dense, pruned and numbers from 0"
 
 
@@ -131,97 +162,50 @@ class TrialSpec:
 
     dataset: Annotated[str, Words(registry.DATASETS), Key("dense", "setting", data=True), Doc("data set")] = "digits"
     label_noise: Annotated[
-        Share,
-        Key("dense", "setting", _is_flipped, data=True),
-        Doc("share of training labels flipped to another class (epsilon)"),
+        Share, Key("dense", "setting", _is_flipped, data=True), Doc("share of training labels flipped (epsilon)")
     ] = 0.0
     noise_kind: Annotated[
-        str,
-        Words(registry.NOISE_KINDS, also=("human",)),
-        Key("dense", "setting", _is_noisy, data=True),
-        Doc("how their new classes are drawn"),
+        str, Words(registry.NOISE_KINDS, also=("human",)), Key("dense", "setting", _is_noisy, data=True), Doc(_NOISE)
     ] = "symmetric"
     noisy_labels: Annotated[
-        str | None,
-        Key("dense", "setting", _has_human_labels, data=True),
-        Doc("human label set (CIFAR-10N, CIFAR-100N), with noise_kind human"),
+        str | None, Key("dense", "setting", _has_human_labels, data=True), Doc("human label set, with noise_kind human")
     ] = None
     validation_fraction: Annotated[
         Inside, Key("dense", "recipe", _holds_out, data=True), Doc("share of training images held out for decisions")
     ] = 0.2
-    augmentation: Annotated[
-        str, Words(registry.AUGMENTATIONS), Key("dense", "recipe"), Doc("image augmentation, fresh per image and epoch")
-    ] = "none"
-    protocol: Annotated[
-        Literal["validation", "paper"],
-        Key("dense", "recipe", data=True),
-        Doc("validation decides on held-out images; paper trains on all and decides on test"),
-    ] = "validation"
-    model: Annotated[str, Words(registry.MODELS), Key("dense", "setting"), Doc("architecture")] = "lenet"
-    model_options: Annotated[
-        Pairs, Key("dense", "setting"), Doc("the model's size, for example hidden1=100 hidden2=30")
-    ] = ()
-    optimizer: Annotated[Literal["sgd", "adamw"], Key("dense", "recipe"), Doc("optimiser, fresh at each level")] = "sgd"
-    learning_rate: Annotated[Positive, Key("dense", "recipe"), Doc("initial learning rate")] = 0.1
-    momentum: Annotated[
-        float, Interval(ge=0, lt=1), Key("dense", "recipe", lambda trial: trial.optimizer == "sgd"), Doc("of SGD")
-    ] = 0.9
-    lr_schedule: Annotated[
-        Literal["steps", "cosine", "constant"],
-        Key("dense", "recipe"),
-        Doc("learning-rate schedule, restarted at each level"),
-    ] = "steps"
-    lr_milestones: Annotated[
-        tuple[Inside, ...],
-        Predicate(_rises),
-        _RISING,
-        Key("dense", "recipe", lambda trial: trial.lr_schedule == "steps"),
-        Doc("where steps decays, as rising fractions of the epochs"),
-    ] = (0.5, 0.75)
-    lr_decay: Annotated[
-        float, Interval(gt=0, le=1), Key("dense", "recipe", _decays), Doc("factor at each milestone")
-    ] = 0.1
-    epochs: Annotated[Count, Key("dense", "recipe"), Doc("epochs a level")] = 30
-    batch_size: Annotated[Count, Key("dense", "recipe"), Doc("images a step")] = 128
-    precision: Annotated[
-        Literal["float32", "tf32", "bfloat16"], Key("dense", "recipe"), Doc("arithmetic of the training step")
-    ] = "float32"
-    criterion: Annotated[str, Words(registry.CRITERIA), Key("pruned", "recipe"), Doc("which weights are pruned")] = (
-        "global_magnitude"
+    train_images: Annotated[
+        Count | None, Key("dense", "recipe", _is_smaller, data=True), Flag(default="all not held out"), Doc(_IMAGES)
+    ] = None
+    augmentation: Annotated[str, Words(registry.AUGMENTATIONS), _RECIPE, Doc("fresh per image and epoch")] = "none"
+    protocol: Annotated[Literal["validation", "paper"], Key("dense", "recipe", data=True), Doc(_PROTOCOL)] = (
+        "validation"
     )
-    prune_fraction: Annotated[
-        Inside, Key("pruned", "recipe"), Doc("share of the remaining weights pruned at each level (zeta_iter)")
-    ] = 0.2
-    retraining: Annotated[str, Words(registry.POLICIES), Key("pruned", "recipe"), Doc(_RETRAINING)] = "rewind_lr"
-    rewind_epoch: Annotated[
-        Natural | None,
-        Key("pruned", "recipe", lambda trial: trial.retraining == "rewind_weights"),
-        Doc("epochs that the weights rewound to were trained, below epochs; with retraining rewind_weights"),
-    ] = None
-    weight_decay: Annotated[NotNegative, Key("dense", "trial"), Doc("L2 penalty (lambda)")] = 1e-4
-    alpha: Annotated[
-        Share,
-        Key("distilled", "approach"),
-        Flag(default=f"{DEFAULT_ALPHA:g} where only a teacher is given"),
-        Doc("weight of the distillation term of Eq. 1; 0 is the vanilla trial"),
-    ] = 0.0
-    temperature: Annotated[Positive, Key("distilled", "approach"), Doc("distillation temperature (tau)")] = 10.0
+    model: Annotated[str, Words(registry.MODELS), _SETTING, Doc("architecture")] = "lenet"
+    model_options: Annotated[Pairs, _SETTING, Doc("the model's size, for example hidden1=100 hidden2=30")] = ()
+    optimizer: Annotated[Literal["sgd", "adamw"], _RECIPE, Doc("optimiser, fresh at each level")] = "sgd"
+    learning_rate: Annotated[Positive, _RECIPE, Doc("initial learning rate")] = 0.1
+    momentum: Annotated[BelowOne, Key("dense", "recipe", _uses_sgd), Doc("of SGD")] = 0.9
+    lr_schedule: Annotated[Literal["steps", "cosine", "constant"], _RECIPE, Doc("restarted at each level")] = "steps"
+    lr_milestones: Annotated[
+        tuple[Inside, ...], Predicate(_rises), _RISING, Key("dense", "recipe", _has_steps), Doc(_MILESTONES)
+    ] = (0.5, 0.75)
+    lr_decay: Annotated[float, Interval(gt=0, le=1), Key("dense", "recipe", _decays), Doc("at each milestone")] = 0.1
+    epochs: Annotated[Count, _RECIPE, Doc("epochs a level")] = 30
+    batch_size: Annotated[Count, _RECIPE, Doc("images a step")] = 128
+    precision: Annotated[Literal["float32", "tf32", "bfloat16"], _RECIPE, Doc("of the training step")] = "float32"
+    criterion: Annotated[str, Words(registry.CRITERIA), _PRUNING, Doc("which weights go")] = "global_magnitude"
+    prune_fraction: Annotated[Inside, _PRUNING, Doc("share of the remaining weights pruned a level (zeta_iter)")] = 0.2
+    retraining: Annotated[str, Words(registry.POLICIES), _PRUNING, Doc(_RETRAINING)] = "rewind_lr"
+    rewind_epoch: Annotated[Natural | None, Key("pruned", "recipe", _rewinds), Doc(_REWIND)] = None
+    weight_decay: Annotated[NotNegative, _TRIAL, Doc("L2 penalty (lambda)")] = 1e-4
+    alpha: Annotated[Share, _APPROACH, Flag(default=f"{DEFAULT_ALPHA:g} with a teacher"), Doc(_ALPHA)] = 0.0
+    temperature: Annotated[Positive, _APPROACH, Doc("distillation temperature (tau)")] = 10.0
     teacher: Annotated[TeacherRef | None, Doc("whom to distil from; none for a vanilla trial")] = None
-    seed: Annotated[
-        Natural, Key("dense", "trial"), Doc("draws initial weights, batch order, augmentation and dropout")
-    ] = 0
+    seed: Annotated[Natural, _TRIAL, Doc("draws initial weights, batch order, augmentation and dropout")] = 0
     data_seed: Annotated[
-        Natural | None,
-        Key("dense", "trial", _draws_data, data=True),
-        Flag(default="the trial's seed"),
-        Doc("draws validation split and label noise"),
+        Natural | None, Key("dense", "trial", _draws_data, data=True), Flag(default="the seed"), Doc(_DATA_SEED)
     ] = None
-    target_sparsity: Annotated[
-        float,
-        Interval(ge=0, lt=1),
-        Key(None, "trial"),
-        Doc("the trajectory ends at the first level at least this sparse (zeta_end)"),
-    ] = 0.998
+    target_sparsity: Annotated[BelowOne, Key(None, "trial"), Doc(_TARGET)] = 0.998
 
     def __post_init__(self) -> None:
         if isinstance(self.lr_milestones, list):
@@ -265,6 +249,11 @@ class TrialSpec:
 FIELDS: Final = fields_of(TrialSpec)
 FIELD_NAMES: Final = frozenset(FIELDS)
 _KEYS: Final = {name: key for name, field in FIELDS.items() if (key := field.marked(Key)) is not None}
+_REGISTRIES: Final = {
+    name: field.words.known
+    for name, field in FIELDS.items()
+    if isinstance(field.words, Words) and isinstance(field.words.known, registry.Registry)
+}
 DATA_FIELDS: Final = tuple(name for name, key in _KEYS.items() if key.data)
 
 
@@ -349,10 +338,16 @@ def _option_faults(spec: TrialSpec) -> Iterator[str]:
 
 
 def _influences(spec: TrialSpec, level: Literal["dense", "pruned", "distilled"]) -> dict[str, Any]:
-    """The fields that can influence such a level, with their values, and nothing of the level before it."""
+    """The fields that can influence such a level, with their values, and nothing of the level before it.
+
+    What a plugin registered is named by its source too.
+    """
     form = {name: getattr(spec, name) for name, key in _KEYS.items() if key.level == level and key.when(spec)}
     if "model_options" in form:
         form["model_options"] = spec.options
+    for name, known in _REGISTRIES.items():
+        if name in form and (source := known.sources.get(form[name])) is not None:
+            form[f"{name}_source"] = source
     return form
 
 
@@ -463,6 +458,8 @@ def to_json(spec: TrialSpec) -> dict[str, Any]:
     form = dataclasses.asdict(spec)
     form["model_options"] = spec.options
     form["lr_milestones"] = list(spec.lr_milestones)
+    if spec.train_images is None:
+        del form["train_images"]  # so that a trial has the form that it had before there was this field
     if spec.teacher is not None:
         form["teacher"] = {"trial": to_json(spec.teacher.trial), "level": spec.teacher.level}
     return form

@@ -19,7 +19,7 @@ from sdd_core.training import pruning
 def test_lenet_on_mnist():
     model = models.build(TrialSpec(dataset="mnist", model="lenet"), (1, 28, 28), 10)
     assert sum(parameter.numel() for parameter in model.parameters()) == 266_610
-    assert cost.operations_per_image(model, (1, 28, 28)) == 784 * 300 + 300 * 100 + 100 * 10
+    assert cost.operations(model, (1, 28, 28)).paper == 784 * 300 + 300 * 100 + 100 * 10
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def test_operations_by_layer(layers, shape, expected):
     model = nn.Sequential(*layers, nn.Identity())
     if not list(model.parameters()):
         model.register_parameter("unused", nn.Parameter(torch.zeros(1)))  # says which device to count on
-    assert cost.operations_per_image(model, shape) == expected
+    assert cost.operations(model, shape).paper == expected
 
 
 def test_nested_and_shared_layers_are_counted_once_a_call():
     shared = nn.Linear(4, 4)
-    assert cost.operations_per_image(nn.Sequential(nn.Flatten(), shared, nn.Sequential(shared)), (1, 2, 2)) == 32
+    assert cost.operations(nn.Sequential(nn.Flatten(), shared, nn.Sequential(shared)), (1, 2, 2)).paper == 32
 
 
 def test_counting_leaves_no_trace():
@@ -54,7 +54,7 @@ def test_counting_leaves_no_trace():
     for mode in (True, False):
         model.train(mode)
         rng = torch.get_rng_state()
-        cost.operations_per_image(model, (1, 4, 4))
+        cost.operations(model, (1, 4, 4))
         assert model.training is mode
         assert torch.equal(torch.get_rng_state(), rng)
     assert all(not module._forward_hooks for module in model.modules())
@@ -64,7 +64,7 @@ def test_counting_leaves_no_trace():
 def test_hooks_are_removed_when_the_model_fails():
     model = nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
     with pytest.raises(RuntimeError):
-        cost.operations_per_image(model, (1, 2, 2))
+        cost.operations(model, (1, 2, 2))
     assert all(not module._forward_hooks for module in model.modules())
 
 
@@ -347,7 +347,7 @@ def test_rewinding_to_an_early_epoch_saves_its_epochs_at_every_pruned_level():
 )
 def test_a_layer_that_is_not_counted_is_not_passed_over_in_silence(layers):
     with pytest.raises(TypeError, match=type(layers[-1]).__name__):
-        cost.operations_per_image(nn.Sequential(*layers), (1, 2, 2))
+        cost.operations(nn.Sequential(*layers), (1, 2, 2))
 
 
 def test_a_module_may_count_its_own():
@@ -359,7 +359,7 @@ def test_a_module_may_count_its_own():
             return output.numel()
 
     model = nn.Sequential(nn.Conv2d(1, 1, 1), Outer())
-    assert cost.operations_by_kind(model, (1, 2, 2)) == {"Conv2d": 4, "Outer": 16}
+    assert cost.operations(model, (1, 2, 2)).by_kind() == {"Conv2d": 4, "Outer": 16}
 
 
 # --- the command ----------------------------------------------------------------------------
@@ -407,6 +407,7 @@ def test_every_training_image_counts_whatever_the_protocol(capsys, dataset):
         (["--dataset", "cifar10", "--model", "vit", "--model-options", "patch=5"], ["patch=5 does not tile 32x32"]),
         (["--images", "0"], ["images 0: must be a whole number from 1"]),
         (["--images", "many", "--epochs", "0"], ["images 'many': must be a whole number", "epochs 0"]),
+        (["--train-images", "2000"], ["train_images 2000: there are 1438 to train on"]),
         (["--dataset", "imagenet", "--epoch=3"], ["dataset 'imagenet'", "--epoch=3: unknown flag"]),
         (["--dataset", "digits", "--model", "vgg"], ["dataset 'digits' with model 'vgg'"]),
     ],
@@ -419,3 +420,11 @@ def test_the_command_refuses_all_faults_at_once(capsys, arguments, faults):
     assert f"{len(faults)} fault" in message
     for fault in faults:
         assert fault in message
+
+
+def test_a_part_of_the_training_images_costs_its_share():
+    spec = TrialSpec(train_images=100)
+    assert cost.nominal_sizes(spec) == cost.Sizes(train=100, val=288, test=359)
+    whole, part = cost.estimate(TrialSpec()), cost.estimate(spec)
+    assert part["train_images"] == 100
+    assert part["pflop_per_training"] == pytest.approx(whole["pflop_per_training"] * 100 / 1438)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -277,6 +278,47 @@ def test_a_data_set_that_is_not_there_is_a_fault_that_says_how_to_get_it(dataset
 def test_missing_images_and_missing_human_labels_are_told_at_once():
     faults = data.faults(TrialSpec(dataset="cifar10", noise_kind="human", noisy_labels="aggre"))
     assert [fault.split()[0] for fault in faults] == ["dataset", "noisy_labels"]
+
+
+@pytest.mark.parametrize("size", [1, 10, 101, 1151])
+def test_a_part_of_the_training_images_is_exact_and_has_every_class(size):
+    spec = TrialSpec(label_noise=0.5, train_images=size)
+    whole, part = data.load(spec.replace(train_images=None), CPU), data.load(spec, CPU)
+    assert len(part.train) == size == data.train_size(spec)
+    assert torch.equal(part.val.images, whole.val.images)  # held out before
+    assert torch.equal(part.test.images, whole.test.images)
+    shares = torch.bincount(whole.train.clean_labels, minlength=10) * size / len(whole.train)
+    assert (torch.bincount(part.train.clean_labels, minlength=10) - shares).abs().max() < 1
+    assert part.train.noise_rate == pytest.approx(0.5, abs=0.5 / size + 1e-9)
+
+
+def test_data_seed_alone_draws_which_images_are_trained_on():
+    def images(**fields):
+        return data.load(TrialSpec(train_images=50, protocol="paper", **fields), CPU).train.images
+
+    assert torch.equal(images(seed=1, data_seed=0), images(seed=2, data_seed=0))
+    assert not torch.equal(images(seed=1, data_seed=0), images(seed=1, data_seed=1))
+
+
+@pytest.mark.parametrize(("protocol", "most"), [("validation", 1151), ("paper", 1438)])
+def test_more_training_images_than_there_are_is_refused(protocol, most):
+    spec = TrialSpec(protocol=protocol, train_images=most)
+    assert data.faults(spec) == []
+    assert data.faults(spec.replace(train_images=most + 1)) == [
+        f"train_images {most + 1}: there are {most} to train on"
+    ]
+
+
+def test_a_data_set_without_a_class_map_has_no_asymmetric_noise(monkeypatch):
+    monkeypatch.setitem(DATASETS, "digits", replace(DATASETS["digits"], asymmetric={}))
+    (fault,) = data.faults(TrialSpec(noise_kind="asymmetric", label_noise=0.2))
+    assert fault.startswith("noise_kind 'asymmetric': dataset 'digits' says of no class")
+
+
+def test_a_data_set_that_is_not_what_it_is_registered_as_is_refused(monkeypatch):
+    monkeypatch.setitem(DATASETS, "digits", replace(DATASETS["digits"], train_images=1000))
+    (fault,) = data.faults(TrialSpec())
+    assert fault == "dataset 'digits': holds images of shape (1438, 1, 8, 8), but is registered with (1000, 1, 8, 8)"
 
 
 def test_every_known_data_set_can_be_loaded():

@@ -357,6 +357,8 @@ INFLUENCE = {
     "noisy_labels": (*by_name("noisy_labels", "worse", "aggre", **HUMAN), 0),
     "validation_fraction": (*by_name("validation_fraction", 0.1, 0.2, protocol="validation"), 0),
     "validation_fraction under paper": (*by_name("validation_fraction", 0.1, 0.2, protocol="paper"), None),
+    "train_images": (*by_name("train_images", 100, 200), 0),
+    "train_images from all": (*by_name("train_images", None, 200), 0),
     "augmentation": (*by_name("augmentation", "none", "flip_crop"), 0),
     "protocol": (*by_name("protocol", "validation", "paper"), 0),
     "model": (*by_name("model", "lenet", "vgg", model_options=()), 0),
@@ -392,6 +394,10 @@ INFLUENCE = {
     "data_seed": (*by_name("data_seed", 0, 1, protocol="validation"), 0),
     "data_seed under paper": (*by_name("data_seed", 0, 1, protocol="paper", label_noise=0.2), 0),
     "data_seed under paper at noise 0": (*by_name("data_seed", 0, 1, protocol="paper", label_noise=0), None),
+    "data_seed under paper of some images": (
+        *by_name("data_seed", 0, 1, protocol="paper", label_noise=0, train_images=100),
+        0,
+    ),
     "data_seed under paper with human labels": (
         *by_name("data_seed", 0, 1, protocol="paper", noisy_labels="worse", **HUMAN),
         None,

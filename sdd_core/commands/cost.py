@@ -13,6 +13,7 @@ from sdd_core import models
 from sdd_core.cost import estimate
 from sdd_core.fields import Count, Flag
 from sdd_core.flags import Parser, add_spec, read_spec
+from sdd_core.registry import DATASETS
 
 DESCRIPTION = """\
 What a trial costs, from its model alone: no data, no training.
@@ -47,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add(Output, "output")
     reader = parser.read(arguments)
     spec, output = read_spec(reader), reader.read(Output)
-    reader.faults += models.faults(spec) if spec is not None else []
+    if spec is not None:
+        most = DATASETS[spec.dataset].train_images
+        reader.faults += models.faults(spec)
+        if (spec.train_images or 0) > most:
+            reader.faults.append(f"train_images {spec.train_images}: there are {most} to train on")
     reader.refuse()
     assert spec is not None
     answer = estimate(spec, output.images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -49,6 +49,19 @@ def stratified(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray
     return chosen
 
 
+def part_of(labels: NDArray[np.int64], size: int, seed: int) -> NDArray[np.bool_]:
+    """Mask of a random subset of exactly `size`, in which every class has its share, by largest remainder."""
+    rng = np.random.default_rng(seed)
+    known, counts = np.unique(labels, return_counts=True)
+    wanted = size * counts // len(labels)
+    rests = size * counts % len(labels)
+    wanted[np.argsort(-rests, kind="stable")[: size - wanted.sum()]] += 1
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label, count in zip(known, wanted, strict=True):
+        chosen[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
+    return chosen
+
+
 def _digits(root: Path) -> sources.Published:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed fifth of each class is the test split."""
     from sklearn.datasets import load_digits
@@ -85,11 +98,8 @@ MNIST: Final = DataSet(
     asymmetric=noise.ASYMMETRIC["mnist"],
     torchvision="MNIST",
 )
-FASHION_MNIST: Final = DataSet(
-    image_shape=(1, 28, 28),
-    classes=10,
-    train_images=60_000,
-    test_images=10_000,
+FASHION_MNIST: Final = replace(
+    MNIST,
     read=sources.fashion_mnist,
     mean=(0.2860,),
     std=(0.3530,),
@@ -108,11 +118,9 @@ CIFAR10: Final = DataSet(
     human_labels=tuple(sources.HUMAN_FILES["cifar10"][1]),
     torchvision="CIFAR10",
 )
-CIFAR100: Final = DataSet(
-    image_shape=(3, 32, 32),
+CIFAR100: Final = replace(
+    CIFAR10,
     classes=100,
-    train_images=50_000,
-    test_images=10_000,
     read=sources.cifar100,
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sdd_core.data import noise, sources
 from sdd_core.data.augmentation import Augment
-from sdd_core.data.sets import DataSet, stratified
+from sdd_core.data.sets import DataSet, part_of, stratified
 from sdd_core.registry import DATASETS
 from sdd_core.spec import TrialSpec, stream
 
@@ -97,7 +97,13 @@ class Data:
 
 def raw_data(name: str) -> RawData:
     """A data set as it is published, read and checked once per process. Raises `sources.DataError`."""
-    return _raw_data(DATASETS[name], sources.data_dir())
+    known = DATASETS[name]
+    raw = _raw_data(known, sources.data_dir())
+    for images, count in ((raw.train_images, known.train_images), (raw.test_images, known.test_images)):
+        if images.shape != (count, *known.image_shape):
+            said = f"holds images of shape {images.shape}, but is registered with {(count, *known.image_shape)}"
+            raise sources.DataError([f"dataset {name!r}: {said}"])
+    return raw
 
 
 @functools.lru_cache(maxsize=2)
@@ -134,15 +140,19 @@ def _human_labels(spec: TrialSpec, clean: NDArray[np.int64] | None) -> NDArray[n
 def make_splits(raw: RawData, spec: TrialSpec, device: torch.device, human: NDArray[np.int64] | None = None) -> Data:
     """The splits that a trial makes of a data set, on `device`.
 
-    `data_seed` draws the validation split (stratified by clean class, from the training images) and
-    the label noise: on what is left to train on, and on the validation split's own labels, kept
-    beside the clean ones. `human` are people's labels of all training images; each split then has
-    its own part of them. The test split is clean and depends on neither seed.
+    `data_seed` draws the validation split (stratified by clean class, from the training images), which of
+    the rest is trained on when `train_images` says how many, and the label noise: on these images, and on
+    the validation split's own labels, kept beside the clean ones. `human` are people's labels of all training
+    images; each split then has its own part of them. The test split is clean and depends on neither seed.
     """
     assert spec.data_seed is not None
     held_out = np.zeros(len(raw.train_labels), dtype=np.bool_)
     if spec.protocol == "validation":
         held_out = stratified(raw.train_labels, spec.validation_fraction, stream("split", spec.data_seed))
+    trained_on = ~held_out
+    if spec.train_images is not None:
+        drawn = stream("train_images", spec.data_seed)
+        trained_on[trained_on] = part_of(raw.train_labels[trained_on], spec.train_images, drawn)
 
     def part(mask: NDArray[np.bool_], name: str) -> Split:
         clean = raw.train_labels[mask]
@@ -150,7 +160,7 @@ def make_splits(raw: RawData, spec: TrialSpec, device: torch.device, human: NDAr
         return _split(raw, raw.train_images[mask], clean, noisy, device)
 
     return Data(
-        train=part(~held_out, "train"),
+        train=part(trained_on, "train"),
         val=part(held_out, "val") if spec.protocol == "validation" else None,
         test=_split(raw, raw.test_images, raw.test_labels, raw.test_labels, device),
         classes=raw.classes,
@@ -208,8 +218,11 @@ def deciding_size(spec: TrialSpec) -> int:
 
 
 def train_size(spec: TrialSpec) -> int:
-    """How many images are trained on: all under the paper's protocol, else those not held out."""
-    raw = raw_data(spec.dataset)
+    """How many images are trained on: `train_images`, or all under the paper's protocol, else those not held out."""
+    return spec.train_images if spec.train_images is not None else _trainable(spec, raw_data(spec.dataset))
+
+
+def _trainable(spec: TrialSpec, raw: RawData) -> int:
     return len(raw.train_labels) - (0 if spec.protocol == "paper" else _held_out(spec, raw))
 
 
@@ -229,6 +242,10 @@ def faults(spec: TrialSpec) -> list[str]:
         _human_labels(spec, raw.train_labels if raw is not None else None)
     except sources.DataError as error:
         found += error.faults
+    if spec.noise_kind == "asymmetric" and not DATASETS[spec.dataset].asymmetric:
+        found.append(f"noise_kind 'asymmetric': dataset {spec.dataset!r} says of no class where its labels move")
+    if raw is not None and spec.train_images is not None and spec.train_images > (most := _trainable(spec, raw)):
+        found.append(f"train_images {spec.train_images}: there are {most} to train on")
     if raw is not None and spec.protocol == "validation":
         val, total = _held_out(spec, raw), len(raw.train_labels)
         if not 0 < val < total:

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Interval
 from typing_extensions import Doc
 
-from sdd_core.fields import Count
+from sdd_core.fields import BelowOne, Count
 from sdd_core.models import Model
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class ViT(Model):
     depth: Annotated[Count, Doc("blocks")] = 6
     heads: Annotated[Count, Doc("heads of attention, of width / heads values each")] = 8
     mlp: Annotated[Count, Doc("hidden units of a block's perceptron")] = 512
-    dropout: Annotated[float, Interval(ge=0, lt=1), Doc("share of values dropped while training")] = 0.1
+    dropout: Annotated[BelowOne, Doc("share of values dropped while training")] = 0.1
 
     def contradictions(self) -> Iterator[str]:
         if self.width % self.heads:
