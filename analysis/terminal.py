@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 
@@ -23,6 +24,12 @@ def plain_table(first: str, *others: str) -> Table:
     for title in others:
         table.add_column(title, justify="right", no_wrap=True)
     return table
+
+
+def show_table(console: Console, table: Table) -> None:
+    """Print a table in its full width. A narrower terminal breaks its lines, which reads better than cut figures."""
+    wanted = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    Console(file=console.file, width=max(console.width, wanted), highlight=False).print(table)
 
 
 def percent(fraction: float) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from analysis.terminal import count
-from sdd_core.words import SIGNS
+from sdd_core.words import SIGNS, cell_name, trial_name
 from sweeps.flags import Common
 from sweeps.kinds.grid.flags import Options, read_options
 from sweeps.kinds.grid.plan import Grid
@@ -32,6 +32,7 @@ def sweep(options: Options) -> tuple[Common, Sweep]:
     grid = Grid(arms=settings.arms, axes=settings.axes)
     axes = " × ".join(f"{len(values)} {SIGNS.get(name, name)}" for name, values in grid.axes.items())  # noqa: RUF001
     trials = grid.trials()
+    names = {trial: f"{cell_name(arm.fields)}, seed {trial.seed}" for arm in grid.arms for trial in arm.trials}
     title = f"ablation: {count(len(grid.arms), 'arm')}{f' of {axes}' if axes else ''}"
     return common, Sweep(
         script="ablation.py",
@@ -40,6 +41,7 @@ def sweep(options: Options) -> tuple[Common, Sweep]:
         specs=tuple({(s.model, s.model_options, s.dataset, s.precision): s for s in trials}.values()),
         report=lambda store, steps: report(store, grid, common.sweep, title, common.reading, options.tolerance),
         tolerance=options.tolerance,
+        name=lambda trial: names.get(trial, f"teacher {trial_name(trial)}"),
         partial=True,
     )
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from analysis.terminal import count
 from sdd_core import words
+from sdd_core.spec import TrialSpec
 from sweeps.flags import Common
 from sweeps.kinds.lambda_opt.flags import Options, read_options
 from sweeps.kinds.lambda_opt.plan import SearchSettings
@@ -39,8 +40,13 @@ def sweep(options: Options) -> tuple[Common, Sweep]:
         specs=tuple(search.base for search in searches),
         report=lambda store, steps: report(store, searches, steps, common.sweep, common.reading),
         tolerance=searches[0].rule.tolerance,
+        name=words.trial_name if len(searches) == 1 else _name,
         studies=tuple(_study(options, search) for search in searches),
     )
+
+
+def _name(trial: TrialSpec) -> str:
+    return f"{words.setting_label(trial)}, {words.trial_name(trial)}"
 
 
 def _study(options: Options, search: SearchSettings) -> StudyInDatabase:

@@ -20,6 +20,7 @@ from analysis.report import TrialResult
 from sdd_core.curve import GiveUp, Verdict
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
+from sdd_core.words import trial_name
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ class Sweep:
     """Makes the report from the last step of each plan, all of which are over."""
     tolerance: float | None
     """The largest dip that counts as none; None where each arm has its own."""
+    name: Callable[[TrialSpec], str] = trial_name
+    """What tells a trial from the others of the sweep, in the progress and in MLflow."""
     partial: bool = False
     """Whether there is a report of the trials that are finished when others have failed: arms stand alone."""
     studies: tuple[StudyView, ...] = ()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sdd_core import registry
 from sdd_core.pace import Pace, calibrate
 from sdd_core.spec import TrialSpec
 from sdd_core.words import span
@@ -54,7 +55,7 @@ class Paces:
             if not (gpus > 0 and here):
                 return calibrate(spec, **options)
             # In a process of its own, so that nothing of the GPU stays taken when the trials come.
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as aside:
+            with ProcessPoolExecutor(1, get_context("spawn"), registry.load, (registry.loaded_plugins(),)) as aside:
                 return aside.submit(calibrate, spec, device="cuda", gpu_share=min(1.0, gpus), **options).result()
         except Exception as error:  # a full GPU, a killed process: a sweep runs without its prediction
             self._note(f"{spec.model}: could not be timed here ({type(error).__name__}: {error}); give --device-rate")

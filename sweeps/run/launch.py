@@ -84,6 +84,7 @@ class Running:
             script=sweep.script.removesuffix(".py"),
             labels=common.reading.labels,
             tolerance=sweep.tolerance,
+            name=sweep.name,
         )
 
     def outlook(self) -> Outlook:
@@ -178,7 +179,7 @@ class Running:
             self.refuse(faults)
         width = connect.width(common.cpus, gpus)
         width = min(width, common.workers) if common.workers is not None else width
-        progress = Progress(self.console, width, self.sweep.specs[0].decided_on)
+        progress = Progress(self.console, width, self.sweep.specs[0].decided_on, self.sweep.name)
         listeners: list[Listener] = [_Recorder(self.store, common.sweep, self.tracker), progress]
         with progress:
             return ray_driver.run(
@@ -242,6 +243,7 @@ class Running:
             if line:
                 self.say(f"  {line}")
         self.say(f"  picture    {ending.near(self.common.picture)}")
+        self.say(f"  config     {ending.near(self._config_file)}")
         if self.common.json is not None:
             self.say(f"  json       {ending.near(self.common.json)}")
         self.say(f"  MLflow UI  {_mlflow_command(self.common.mlflow)}")
@@ -253,10 +255,16 @@ class Running:
         """Picture, JSON and terminal of a report."""
         self.common.picture.parent.mkdir(parents=True, exist_ok=True)
         found.draw(self.common.picture)
+        self._config_file.write_text(self.common.config, encoding="utf-8")
         if self.common.json is not None:
             _write_json(self.common.json, found.as_json())
         self.console.print()
         found.show(self.console)
+
+    @property
+    def _config_file(self) -> Path:
+        """What runs this sweep again with --config."""
+        return self.common.picture.with_suffix(".yaml")
 
     def _note(self, note: str | None) -> None:
         if note:

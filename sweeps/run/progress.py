@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -13,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sdd_core.spec import TrialSpec
 from sdd_core.words import trial_name
 from sweeps.sweep import Task
 
@@ -37,6 +39,8 @@ class Progress:
     width: int
     """Trials at once."""
     split: str = "validation"
+    name: Callable[[TrialSpec], str] = trial_name
+    """What a trial is called."""
     done: int = 0
     _rows: dict[str, _Row] = field(default_factory=dict)
     _waiting: int = 0
@@ -91,7 +95,7 @@ class Progress:
 
     def failed(self, task: Task, reason: str) -> None:
         self._rows.pop(task.spec.trial_id, None)
-        self.console.print(f"  failed  {trial_name(task.spec)}: {reason}", style="red", soft_wrap=True, highlight=False)
+        self.console.print(f"  failed  {self.name(task.spec)}: {reason}", style="red", soft_wrap=True, highlight=False)
 
     # --- what it shows --------------------------------------------------------------------
 
@@ -113,9 +117,9 @@ class Progress:
 
     def _words(self, row: _Row) -> str:
         if row.accuracy is None:
-            return f"{trial_name(row.task.spec)} starting"
+            return f"{self.name(row.task.spec)} starting"
         return (
-            f"{trial_name(row.task.spec)} level {row.level}/{row.levels - 1} sparsity {100 * row.sparsity:.1f} % "
+            f"{self.name(row.task.spec)} level {row.level}/{row.levels - 1} sparsity {100 * row.sparsity:.1f} % "
             f"{self.split} {100 * row.accuracy:.1f} %"
         )
 
@@ -125,7 +129,7 @@ class Progress:
             table.add_column(title, justify="left" if title in ("trial", "") else "right")
         for row in list(self._rows.values()):
             table.add_row(
-                trial_name(row.task.spec),
+                self.name(row.task.spec),
                 f"{row.level}/{row.levels - 1}" if row.levels else "starting",
                 ProgressBar(total=max(1, row.levels), completed=row.level + 1, width=24),
                 f"{100 * row.sparsity:.1f} %",

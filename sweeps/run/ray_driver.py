@@ -35,6 +35,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
+from sdd_core import registry
 from sdd_core.curve import GiveUp
 from sdd_core.ledger import costs
 from sdd_core.record import LevelRecord
@@ -85,6 +86,7 @@ def run(
         "labels": labels,
         "threads": resources.threads,
         "gpu_share": min(1.0, resources.gpus) or 1.0,
+        "plugins": registry.loaded_plugins(),
     }
     searcher = _Searcher(queue, resources.width, config)
     folder = shared_storage or tempfile.mkdtemp(prefix="sdd-ray-")
@@ -114,6 +116,7 @@ def _run_trial(config: dict[str, Any]) -> None:
     """One trial on a worker: the whole trajectory, reported level by level."""
     from sdd_core import trajectory
 
+    registry.load((name, source) for name, source in config["plugins"])
     spec = from_json(config["spec"])
     rule = GiveUp(**config["give_up"]) if config["give_up"] is not None else None
     gpu = bool(ray.get_gpu_ids())

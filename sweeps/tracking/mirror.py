@@ -11,7 +11,7 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -107,9 +107,18 @@ class _Connection:
 class Mirror:
     """One sweep's runs in MLflow. Used by one thread; raises whatever MLflow, SQLite and the store raise."""
 
-    def __init__(self, uri: str, store: Store, sweep: str, script: str, labels: str, tolerance: float | None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        store: Store,
+        sweep: str,
+        script: str,
+        labels: str,
+        tolerance: float | None,
+        name: Callable[[TrialSpec], str] = trial_name,
+    ) -> None:
         self.uri, self.store, self.sweep = uri, store, sweep
-        self.script, self.labels, self.tolerance = script, labels, tolerance
+        self.script, self.labels, self.tolerance, self.name = script, labels, tolerance, name
         self._file = sqlite_file.file_of(uri)
         self._connection: _Connection | None = None
         self._made_with: dict[str, str] | None = None
@@ -187,7 +196,7 @@ class Mirror:
                 "mlflow.parentRunId": connection.parent.run_id,
             }
             begin = stamp_of(curve[0]) - round(1000 * curve[0].measured.get("seconds", 0)) if curve else None
-            run = _create(connection.client, connection.experiment_id, trial_name(spec), tags, begin)
+            run = _create(connection.client, connection.experiment_id, self.name(spec), tags, begin)
             connection.trials[spec.trial_id] = run
         # Parameters cannot be changed, but a trial's target (no part of its id) can: it is a tag as well.
         params = {name: value for name, value in flat_params(spec).items() if name not in run.params}

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
+from sdd_core.words import trial_name
 from sweeps.tracking.mirror import ENVIRONMENT, Mirror, SweepFinal, TrialFinal
 
 PAUSE_S = 3.0
@@ -30,14 +31,23 @@ _log = logging.getLogger("sweeps.tracking.tracker")
 class Tracker:
     """Keeps one sweep's MLflow runs equal to the store, from a background thread.
 
-    `labels` (clean or noisy) are those that decide; `tolerance` is the sweep's, for the tags.
+    `labels` (clean or noisy) are those that decide; `tolerance` is the sweep's, for the tags;
+    `name` gives a trial's run its name.
     """
 
     def __init__(
-        self, uri: str, store: Store, sweep: str, *, script: str, labels: str = "clean", tolerance: float | None = None
+        self,
+        uri: str,
+        store: Store,
+        sweep: str,
+        *,
+        script: str,
+        labels: str = "clean",
+        tolerance: float | None = None,
+        name: Callable[[TrialSpec], str] = trial_name,
     ) -> None:
         self.uri, self.sweep = uri, sweep
-        self._mirror = Mirror(uri, store, sweep, script, labels, tolerance)
+        self._mirror = Mirror(uri, store, sweep, script, labels, tolerance, name)
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         # Guards everything below; notified when the thread has something to look at, and when it has stopped.
         self._changed = threading.Condition()

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from analysis.pictures import distill
 from analysis.report import TrialResult
-from analysis.terminal import count, note, percent, points, say, with_deviation
+from analysis.terminal import count, note, percent, points, say, show_table, with_deviation
 from sdd_core import ledger, spec, words
 from sdd_core.energy import grams
 from sdd_core.reading import Reading
@@ -24,7 +24,6 @@ from sweeps.kinds.distill.plan import VANILLA, Approach, DistillSettings
 from sweeps.kinds.figures import MODES, Row
 
 JSON_SCHEMA: Final = 1
-WIDTH: Final = 110
 _OF_A_LEVEL: Final = ("level", "key", "sparsity", "val_accuracy", "test_accuracy")
 
 
@@ -150,8 +149,7 @@ class DistillReport:
         say(console, head, style="bold")
         for line in rest:
             say(console, f"  {line}")
-        # A narrower terminal breaks its lines, which reads better than figures that are cut off.
-        Console(file=console.file, width=WIDTH, highlight=False).print(_table(self))
+        show_table(console, _table(self))
         for line in _conventions(self):
             note(console, line)
 
@@ -219,7 +217,7 @@ def _teacher_lines(report: DistillReport) -> list[str]:
 
 
 def _table(report: DistillReport) -> Table:
-    """A row an approach and mode; at most `WIDTH` columns wide."""
+    """A row an approach and mode."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     split = "test" if report.settings.student.protocol == "paper" else "val"
     for title in ("teacher", "α", "τ", ""):

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from analysis.pictures.grid import Cell, plot_grid
 from analysis.report import TrialResult
-from analysis.terminal import count, note, percent, plain_table, points, say, with_deviation
+from analysis.terminal import count, note, percent, plain_table, points, say, show_table, with_deviation
 from sdd_core.curve import default_tolerance
 from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec
@@ -98,8 +98,7 @@ class GridReport:
         for line_number, line in enumerate(headline(self)):
             say(console, line if line_number == 0 else f"  {line}", style="bold" if line_number == 0 else None)
         if self.arms:
-            width = max(console.width, 110)  # a narrower terminal breaks its lines, which reads better than cut figures
-            Console(file=console.file, width=width, highlight=False).print(_table(self))
+            show_table(console, _table(self))
             for line in _conventions(self):
                 note(console, line)
 

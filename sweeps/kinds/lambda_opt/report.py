@@ -13,7 +13,7 @@ from rich.table import Table
 from analysis.pictures.curves import plot_curves
 from analysis.pictures.settings import Panel, plot_settings
 from analysis.report import TrialResult, mean, median
-from analysis.terminal import note, percent, plain_table, points, say
+from analysis.terminal import note, percent, plain_table, points, say, show_table
 from sdd_core import spec, words
 from sdd_core.curve import GiveUp, Summary, Verdict
 from sdd_core.reading import Reading
@@ -342,7 +342,7 @@ def _show_settings(console: Console, results: Sequence[SettingResult]) -> None:
             f"{100 * mean(base.trials, lambda f: f.best.test_accuracy):.1f}",
             "-" if chosen is None else f"{100 * mean(chosen.trials, lambda f: f.best.test_accuracy):.1f}",
         )
-    console.print(table)
+    show_table(console, table)
     for setting in results:
         if setting.reason != "found" or len(headline(setting)) > 2:
             say(console, f"  {setting.label}: {'; '.join(headline(setting))}")
