@@ -29,7 +29,7 @@ class Grid:
         arms = sorted(self.arms, key=self._depth)
         seeds = max((len(arm.trials) for arm in arms), default=0)
         turns = (arm.trials[seed] for seed in range(seeds) for arm in arms if seed < len(arm.trials))
-        return tuple(dict.fromkeys(turns))
+        return tuple({(trial.trial_id, trial.target_sparsity): trial for trial in turns}.values())
 
     def _depth(self, arm: Arm) -> int:
         """In which round of halving the axes an arm's place is reached; its finest axis counts."""
