@@ -18,11 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from analysis.frames import Trial, setting_labels
-from sdd_core.curve import PFLOPS, Point, Summary, summarise, total_costs
-from sdd_core.energy import WORLD_INTENSITY, grams
+from sdd_core.curve import Point, Summary
+from sdd_core.energy import grams
+from sdd_core.ledger import Costs, total
+from sdd_core.reading import Reading, Trial
+from sdd_core.record import PFLOPS
 from sdd_core.spec import TrialSpec, setting, setting_id
-from sdd_core.store import is_complete
+from sdd_core.words import setting_labels
 
 MODES: Final = {"run_to_end": "run to the end", "early_stopping": "early stopping"}
 
@@ -42,26 +44,10 @@ class Choice:
     test_accuracy_std: float | None
     sparsity: float
     sparsity_std: float | None
-    levels: float
-    """Trainings paid for by one seed, mean."""
-    levels_total: int
-    """Trainings paid for by all seeds."""
-    pflop: float
-    """Their cost by the paper's convention for one seed, mean; a teacher's cost is not in it."""
-    pflop_total: float
-    pflop_teacher: float
-    """The teacher's forward passes by the paper's convention; from here on for one seed, mean."""
-    pflop_real: float
-    """The trainings in real operations: 2 a multiply-add, forward and backward as they are."""
-    pflop_real_teacher: float
-    pflop_real_evaluation: float
-    seconds: float | None
-    """For which the trainings held their device."""
-    energy_kwh: float | None
-    """None when a level has no figure."""
-    energy_source: str
-    energy_reason: str | None
-    co2_g: float | None
+    each: Costs
+    """What the levels paid for cost one seed, mean; a teacher's trainings are not in it."""
+    total: Costs
+    """What they cost all seeds together."""
     carbon_intensity: float
     """gCO2e/kWh that the CO2 is computed with."""
     stopped: int
@@ -71,6 +57,25 @@ class Choice:
     lambdas: int
     """How many lambdas it was chosen from."""
     trial_ids: tuple[str, ...]
+
+    def as_row(self) -> dict[str, Any]:
+        """The choice with `CHOICE_COLUMNS`, as JSON and CSV have it; costs are of one seed, or a `_total`."""
+        each, total = self.each, self.total
+        row = vars(self) | vars(each) | {"levels_total": total.levels, "pflop_total": total.pflop}
+        row |= {"energy_reason": total.energy_note, "co2_g": grams(each.energy_kwh, self.carbon_intensity)}
+        return {name: row[name] for name in CHOICE_COLUMNS}
+
+
+# The costs of a choice, as columns.
+_COSTS: Final = (
+    *("levels", "levels_total", "pflop", "pflop_total", *PFLOPS[1:]),
+    *("seconds", "energy_kwh", "energy_source", "energy_reason", "co2_g"),
+)
+CHOICE_COLUMNS: Final = tuple(
+    column
+    for field in dataclasses.fields(Choice)
+    for column in {"each": _COSTS, "total": ()}.get(field.name, (field.name,))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,28 +117,17 @@ class _Run:
         return self.summary.early_stop if ended else None
 
 
-def tradeoffs(
-    trials: Sequence[Trial],
-    *,
-    labels: str = "clean",
-    patience: int = 3,
-    min_drop: float = 0.02,
-    intensity: float = WORLD_INTENSITY,
-) -> list[SettingTradeoff]:
-    """The trade-off of each setting among `trials`, in the order of their labels.
-
-    `labels` names the validation labels that decide, `patience` (levels) and `min_drop` (a fraction)
-    the early-stopping rule, `intensity` the gCO2e of a kWh. Pure.
-    """
+def tradeoffs(trials: Sequence[Trial], reading: Reading) -> list[SettingTradeoff]:
+    """The trade-off of each setting among `trials`, in the order of their labels."""
     runs: dict[str, list[_Run]] = {}
-    needed = _levels_needed([spec for spec, _ in trials])
-    for spec, curve in trials:
-        summary = summarise(curve, labels=labels, patience=patience, min_drop=min_drop) if curve else None
-        complete = is_complete(list(curve), spec)
-        only_teaches = not complete and len(curve) <= needed.get(spec.trial_id, -1)
-        runs.setdefault(setting_id(spec), []).append(_Run(spec, complete, summary, only_teaches))
-    names = setting_labels([spec for spec, _ in trials])
-    answers = [_setting_tradeoff(key, names[key], group, labels, intensity) for key, group in runs.items()]
+    needed = _levels_needed([trial.spec for trial in trials])
+    for trial in trials:
+        spec = trial.spec
+        summary = reading.summary(trial.curve) if trial.curve else None
+        only_teaches = not trial.complete and len(trial.curve) <= needed.get(spec.trial_id, -1)
+        runs.setdefault(setting_id(spec), []).append(_Run(spec, trial.complete, summary, only_teaches))
+    names = setting_labels([trial.spec for trial in trials])
+    answers = [_setting_tradeoff(key, names[key], group, reading) for key, group in runs.items()]
     return sorted(answers, key=lambda answer: (answer.label, answer.setting_id))
 
 
@@ -147,18 +141,18 @@ def _levels_needed(specs: Sequence[TrialSpec]) -> dict[str, int]:
     return needed
 
 
-def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], labels: str, intensity: float) -> SettingTradeoff:
+def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], reading: Reading) -> SettingTradeoff:
     by_lambda: dict[float, list[_Run]] = {}
     for run in runs:
         by_lambda.setdefault(float(run.spec.weight_decay), []).append(run)
-    choices = {mode: _choose(by_lambda, mode, intensity) for mode in MODES}
+    choices = {mode: _choose(by_lambda, mode, reading.intensity) for mode in MODES}
     spec = runs[0].spec
     return SettingTradeoff(
         setting_id=key,
         setting=setting(spec),
         label=label,
         decided_on=spec.decided_on,
-        deciding_labels=labels if spec.decided_on == "validation" else None,
+        deciding_labels=reading.labels if spec.decided_on == "validation" else None,
         run_to_end=choices["run_to_end"],
         early_stopping=choices["early_stopping"],
         reason=_reason(choices, runs, len(by_lambda)),
@@ -188,8 +182,7 @@ def _choose(by_lambda: dict[float, list[_Run]], mode: str, intensity: float) -> 
 def _over_seeds(
     weight_decay: float, runs: Sequence[_Run], points: Sequence[Point], mode: str, intensity: float
 ) -> Choice:
-    seeds, spent = len(points), total_costs(points)
-    energy = None if spent.energy_kwh is None else spent.energy_kwh / seeds
+    spent = total(points)
     stops = [run.summary is not None and run.summary.early_stop_triggered for run in runs]
     return Choice(
         weight_decay=weight_decay,
@@ -200,15 +193,8 @@ def _over_seeds(
         test_accuracy_std=_deviation([point.test_accuracy for point in points]),
         sparsity=statistics.fmean(point.sparsity for point in points),
         sparsity_std=_deviation([point.sparsity for point in points]),
-        levels=spent.levels / seeds,
-        levels_total=spent.levels,
-        **{name: getattr(spent, name) / seeds for name in PFLOPS},
-        pflop_total=spent.pflop,
-        seconds=None if spent.seconds is None else spent.seconds / seeds,
-        energy_kwh=energy,
-        energy_source=spent.energy_source,
-        energy_reason=spent.energy_note,
-        co2_g=grams(energy, intensity),
+        each=spent / len(points),
+        total=spent,
         carbon_intensity=intensity,
         stopped=sum(stops) if mode == "early_stopping" else 0,
         target_sparsity=min(run.spec.target_sparsity for run in runs),

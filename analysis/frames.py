@@ -7,37 +7,21 @@ what was not measured is missing (NaN or None), never 0.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, Final
 
 import pandas as pd
 
-from sdd_core.curve import COSTS, PFLOPS, SCORES, Costs, LevelRecord, Summary, costs, summarise
-from sdd_core.energy import WORLD_INTENSITY, grams
-from sdd_core.spec import TrialSpec, setting_id
-from sdd_core.store import Store, is_complete
+from sdd_core import words
+from sdd_core.curve import Summary
+from sdd_core.energy import grams
+from sdd_core.ledger import COSTS, Costs, costs
+from sdd_core.reading import AS_USUAL, Reading, Trial, read_trials
+from sdd_core.record import PFLOPS, SCORES
+from sdd_core.store import Store
 
-Trial = tuple[TrialSpec, Sequence[LevelRecord]]
-
-# Fields of a spec that fit a cell as they are.
-_SPEC_FIELDS: Final = tuple(
-    field.name
-    for field in dataclasses.fields(TrialSpec)
-    if field.name not in ("model_options", "lr_milestones", "teacher")
-)
-ID_COLUMNS: Final = (
-    "trial_id",
-    "setting_id",
-    *_SPEC_FIELDS,
-    "model_options",
-    "lr_milestones",
-    "teacher",
-    "teacher_level",
-    "decided_on",
-)
 LEVEL_COLUMNS: Final = (
-    *ID_COLUMNS,
+    *words.CELLS,
     "complete",
     "level",
     "sparsity",
@@ -59,7 +43,7 @@ LEVEL_COLUMNS: Final = (
 _SPENT: Final = (*COSTS, "co2_g")
 _POINT: Final = ("level", "sparsity", "accuracy", "test_accuracy", *_SPENT)
 TRIAL_COLUMNS: Final = (
-    *ID_COLUMNS,
+    *words.CELLS,
     "complete",
     "labels",
     "patience",
@@ -75,69 +59,45 @@ TRIAL_COLUMNS: Final = (
 )
 
 
-def read_trials(store: Store, sweep: str | None = None) -> list[Trial]:
-    """Each trial of a sweep, or of all, with its finished levels, in the order of their ids."""
-    return [(spec, store.curve(spec)) for spec in store.trials(sweep)]
-
-
 def distinct_costs(trials: Sequence[Trial]) -> Costs:
     """What all levels of these trials cost together; a level that trials share is paid for once."""
     return costs(list({record.key: record for _, curve in trials for record in curve}.values()))
 
 
-def level_frame(store: Store, sweep: str | None = None, *, intensity: float = WORLD_INTENSITY) -> pd.DataFrame:
+def level_frame(store: Store, sweep: str | None = None, reading: Reading = AS_USUAL) -> pd.DataFrame:
     """One row per finished level of each trial, with `LEVEL_COLUMNS`.
 
     A level that trials share has a row in each. `pflop_total` is the cost of the trial up to and
-    with this level; `complete` says whether the trial's curve has run to its end; `co2_g` is the
-    energy at `intensity` in gCO2e/kWh.
+    with this level; `complete` says whether the trial's curve has run to its end. Of `reading` only the
+    intensity of the electricity matters, for `co2_g`.
     """
     rows: list[dict[str, Any]] = []
-    for spec, curve in read_trials(store, sweep):
-        shared = _identity(spec) | {"complete": is_complete(list(curve), spec)}
+    for trial in read_trials(store, store.trials(sweep)):
+        shared = words.cells(trial.spec) | {"complete": trial.complete}
         total = 0.0
-        for record in curve:
+        for record in trial.curve:
             total += record.pflop
             # A record's `label_noise` and `teacher` would hide the spec's fields of these names.
-            row = {name: value for name, value in vars(record).items() if name not in ID_COLUMNS}
+            row = {name: value for name, value in vars(record).items() if name not in words.CELLS}
             row |= {"realised_noise": record.label_noise, "pflop_total": total, "level_key": record.key}
-            row |= _spent(costs([record]), intensity)
+            row |= _spent(costs([record]), reading.intensity)
             rows.append(shared | row)
     return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
 
 
-def trial_frame(
-    store: Store,
-    sweep: str | None = None,
-    *,
-    labels: str = "clean",
-    patience: int = 3,
-    min_drop: float = 0.02,
-    intensity: float = WORLD_INTENSITY,
-) -> pd.DataFrame:
-    """One row per trial with the figures of `curve.summarise` and `TRIAL_COLUMNS`.
+def trial_frame(store: Store, sweep: str | None = None, reading: Reading = AS_USUAL) -> pd.DataFrame:
+    """One row per trial with the figures of `curve.Summary` and `TRIAL_COLUMNS`.
 
-    A trial without a finished level has a row too, with 0 levels and no figures. The `co2_g` columns are
-    the energies at `intensity` in gCO2e/kWh.
+    A trial without a finished level has a row too, with 0 levels and no figures.
     """
     rows = []
-    for spec, curve in read_trials(store, sweep):
-        row = _identity(spec) | {"complete": is_complete(list(curve), spec), "levels": len(curve)}
-        row |= {"labels": labels, "patience": patience, "min_drop": min_drop}
-        if curve:
-            row |= _figures(summarise(curve, labels=labels, patience=patience, min_drop=min_drop), intensity)
+    for trial in read_trials(store, store.trials(sweep)):
+        row = words.cells(trial.spec) | {"complete": trial.complete, "levels": len(trial.curve)}
+        row |= {"labels": reading.labels, "patience": reading.patience, "min_drop": reading.min_drop}
+        if trial.curve:
+            row |= _figures(reading.summary(trial.curve), reading.intensity)
         rows.append(row)
     return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
-
-
-def _identity(spec: TrialSpec) -> dict[str, Any]:
-    row: dict[str, Any] = {"trial_id": spec.trial_id, "setting_id": setting_id(spec)}
-    row |= {name: getattr(spec, name) for name in _SPEC_FIELDS}
-    row["model_options"] = " ".join(f"{name}={value}" for name, value in spec.model_options)
-    row["lr_milestones"] = " ".join(f"{milestone:g}" for milestone in spec.lr_milestones)
-    row["teacher"] = spec.teacher.trial.trial_id if spec.teacher is not None else None
-    row["teacher_level"] = str(spec.teacher.level) if spec.teacher is not None else None
-    return row | {"decided_on": spec.decided_on}
 
 
 def _figures(summary: Summary, intensity: float) -> dict[str, Any]:
@@ -150,46 +110,3 @@ def _figures(summary: Summary, intensity: float) -> dict[str, Any]:
 def _spent(spent: Costs, intensity: float) -> dict[str, Any]:
     """The fields of costs, and of what holds costs, with the CO2."""
     return vars(spent) | {"co2_g": grams(spent.energy_kwh, intensity)}
-
-
-# --- names of settings ----------------------------------------------------------------------
-
-
-def setting_label(spec: TrialSpec) -> str:
-    """A setting and approach in words: "lenet on digits, ε=50 %", with what is out of the ordinary."""
-    if spec.noise_kind == "human":
-        noise = f"human labels {spec.noisy_labels}"
-    else:
-        kind = f" {spec.noise_kind}" if spec.noise_kind != "symmetric" and spec.label_noise > 0 else ""
-        noise = f"ε={100 * spec.label_noise:g} %{kind}"
-    label = f"{spec.model} on {spec.dataset}, {noise}"
-    if spec.distilled:
-        label += f", distilled from {teacher_label(spec)} (α={spec.alpha:g}, τ={spec.temperature:g})"
-    if spec.protocol == "paper":
-        label += " [paper's protocol: decided on test]"
-    return label
-
-
-def teacher_label(spec: TrialSpec) -> str:
-    """Whom a trial is distilled from: "dense lenet", "level 3 of lenet"; raises ValueError when it has no teacher."""
-    if spec.teacher is None:
-        raise ValueError(f"trial {spec.trial_id} has no teacher")
-    level = spec.teacher.level
-    return f"{f'level {level} of' if isinstance(level, int) else level} {spec.teacher.trial.model}"
-
-
-def setting_labels(specs: Sequence[TrialSpec]) -> dict[str, str]:
-    """A label for the setting of each spec, by setting id; settings of one label get what tells them apart."""
-    by_id = {setting_id(spec): spec for spec in specs}
-    twins: dict[str, list[str]] = {}
-    for key, spec in by_id.items():
-        twins.setdefault(setting_label(spec), []).append(key)
-    labels: dict[str, str] = {}
-    for label, keys in twins.items():
-        rows = {key: _identity(by_id[key]) for key in keys}
-        own = ("trial_id", "setting_id", "weight_decay", "seed", "data_seed", "target_sparsity")
-        apart = [n for n in ID_COLUMNS if n not in own and len({rows[key][n] for key in keys}) > 1]
-        for key in keys:
-            extra = ", ".join(f"{name}={rows[key][name]}" for name in apart)
-            labels[key] = f"{label}, {extra}" if extra else label
-    return labels

@@ -10,7 +10,6 @@ found, and what that costs. Under the paper's protocol test decides, and every o
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -18,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, TextIO
+from typing import Annotated, Any, Final, Literal, TextIO
 
 if not __package__:  # run as a script: the repository's root is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -27,20 +26,19 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import Doc
 
-from analysis.choices import MODES, Choice, SettingTradeoff, tradeoffs
-from analysis.frames import Trial, distinct_costs, read_trials
-from sdd_core.curve import Costs
+from analysis.choices import CHOICE_COLUMNS, MODES, Choice, SettingTradeoff, tradeoffs
+from analysis.frames import distinct_costs
 from sdd_core.energy import describe, grams
 from sdd_core.fields import Flag, SpecError
 from sdd_core.flags import Parser
-from sdd_core.reading import Reading
+from sdd_core.ledger import Costs
+from sdd_core.reading import Reading, Trial, read_trials
 from sdd_core.store import Store
 
 SCHEMA: Final = 1
 WIDTH: Final = 100
 
 
-CHOICE_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Choice))
 CSV_COLUMNS: Final = ("setting_id", "label", "decided_on", "deciding_labels", "mode", *CHOICE_COLUMNS, "reason")
 
 
@@ -52,11 +50,16 @@ def write_json(answers: Sequence[SettingTradeoff], out: TextIO, *, spent: Costs,
 
     `spent` is what all levels read cost, each once.
     """
-    settings = [dataclasses.asdict(answer) | {"paper_protocol": answer.decided_on == "test"} for answer in answers]
+    settings = [_setting(answer) for answer in answers]
     whole = vars(spent) | {"co2_g": grams(spent.energy_kwh, intensity), "carbon_intensity": intensity}
     form = {"schema": SCHEMA, "settings": settings, "costs": whole}
     json.dump(form, out, indent=1, ensure_ascii=False, allow_nan=False)
     out.write("\n")
+
+
+def _setting(answer: SettingTradeoff) -> dict[str, Any]:
+    choices = {mode: choice.as_row() for mode in MODES if (choice := getattr(answer, mode)) is not None}
+    return vars(answer) | choices | {"paper_protocol": answer.decided_on == "test"}
 
 
 def write_csv(answers: Sequence[SettingTradeoff], out: TextIO) -> None:
@@ -71,8 +74,7 @@ def write_csv(answers: Sequence[SettingTradeoff], out: TextIO) -> None:
             if choice is None:
                 row["reason"] = answer.reason
             else:
-                row |= {name: getattr(choice, name) for name in CHOICE_COLUMNS}
-                row["trial_ids"] = " ".join(choice.trial_ids)
+                row |= choice.as_row() | {"trial_ids": " ".join(choice.trial_ids)}
             writer.writerow(row)
 
 
@@ -100,14 +102,14 @@ def write_table(answers: Sequence[SettingTradeoff], out: TextIO, *, rule: str, s
         for mode, name in MODES.items():
             choice: Choice | None = getattr(answer, mode)
             if choice is not None:
-                console.print(f"One seed {name}: {_costs(choice, intensity, None)}.")  # the last lines say why
+                console.print(f"One seed {name}: {_costs(choice.each, intensity, None)}.")  # the last lines say why
         console.print(_basis(answer) + "\n")
     console.print(f"All {spent.levels} levels read, each once: {_costs(spent, intensity, spent.energy_note)}.")
     console.print("Means over seeds ± sample standard deviation; levels and PFLOPs of one seed, without a teacher's.")
     console.print(f"Early stopping {rule}.")
 
 
-def _costs(spent: Choice | Costs, intensity: float, reason: str | None) -> str:
+def _costs(spent: Costs, intensity: float, reason: str | None) -> str:
     """Costs in one sentence, without its full stop."""
     passes = [(spent.pflop_real_teacher, "a teacher's passes"), (spent.pflop_real_evaluation, "evaluation")]
     beside = ", ".join(f"{pflop:.3g} for {what}" for pflop, what in passes if pflop > 0)
@@ -138,8 +140,8 @@ def _cells(choice: Choice | None) -> list[str]:
         _percent(choice.deciding_accuracy, choice.deciding_accuracy_std),
         _percent(choice.test_accuracy, choice.test_accuracy_std),
         _percent(choice.sparsity, None),
-        f"{choice.levels:.1f}".removesuffix(".0"),
-        f"{choice.pflop:.3g}",
+        f"{choice.each.levels:.1f}".removesuffix(".0"),
+        f"{choice.each.pflop:.3g}",
         str(choice.seeds),
     ]
 
@@ -193,20 +195,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     reader.refuse()
     trials = reader.collect(_read, options.store, options.sweep)
     reader.refuse()
-    intensity = reading.intensity
-    answers = tradeoffs(
-        trials, labels=reading.labels, patience=reading.patience, min_drop=reading.min_drop, intensity=intensity
-    )
+    answers = tradeoffs(trials, reading)
     spent = distinct_costs(trials)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show λ shows ?
     if options.format == "json":
-        write_json(answers, sys.stdout, spent=spent, intensity=intensity)
+        write_json(answers, sys.stdout, spent=spent, intensity=reading.intensity)
     elif options.format == "csv":
         write_csv(answers, sys.stdout)
     else:
         rule = f"ends after {reading.patience} levels more than {100 * reading.min_drop:g} points below the best so far"
-        write_table(answers, sys.stdout, rule=rule, spent=spent, intensity=intensity)
+        write_table(answers, sys.stdout, rule=rule, spent=spent, intensity=reading.intensity)
     return 0
 
 
@@ -214,7 +213,7 @@ def _read(url: str, sweep: str | None) -> list[Trial]:
     """The trials of a store, at least one of which has a level. Raises `SpecError` otherwise."""
     try:
         store = Store(url)
-        trials = read_trials(store, sweep)
+        trials = read_trials(store, store.trials(sweep))
         known = store.sweeps() if not trials and sweep is not None else []
     except Exception as error:  # an object store's own error, of any library, is an answer here
         raise SpecError([f"store {url!r}: cannot be read ({type(error).__name__}: {error})"]) from None

@@ -8,7 +8,6 @@ The YAML is Ray's own cluster-launcher file; this project's settings stand in it
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import math
 import os
@@ -25,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import jsonschema
 import ray
 import yaml
 from ray.exceptions import AuthenticationError
@@ -44,8 +42,6 @@ TOKEN_HELP: Final = (
     "every node and this process need the same token: `ray get-auth-token --generate` on one, copy its "
     "~/.ray/auth_token to all (or set RAY_AUTH_TOKEN), and set RAY_AUTH_MODE=token on all"
 )
-PROVIDERS: Final = ("local", "aws", "gcp", "azure", "aliyun", "vsphere", "kuberay", "spark", "external")
-_TEST_PROVIDERS: Final = ("fake_multinode", "fake_multinode_docker", "readonly")
 # What MLflow 3 can write to; a folder is refused by MLflow itself.
 _TRACKERS: Final = ("http", "https", "postgresql", "mysql", "mssql", "sqlite", "databricks")
 _QUIET: Final = {
@@ -142,43 +138,13 @@ def _did_you_mean(word: object, known: Iterator[str] | tuple[str, ...]) -> str:
 
 
 def _ray_faults(config: Mapping[str, Any]) -> Iterator[str]:
-    """What Ray itself would refuse: its schema, then the rules that it keeps outside of the schema."""
-    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
-    checked = {key: value for key, value in config.items() if key != "min_workers"}  # Ray takes it out first, too
-    known = tuple(schema["properties"])
-    for key in checked:
-        if key not in known:
-            ours = " (this project's settings belong under metadata: sdd:)" if key in ("sdd", *KEYS) else ""
-            hint = ours or _did_you_mean(key, known)
-            yield f"unknown top-level key {key!r}{hint}; Ray allows {', '.join(known)}"
-    valid = {key: value for key, value in checked.items() if key in known}
-    try:
-        errors = sorted(jsonschema.Draft7Validator(schema).iter_errors(valid), key=lambda e: [str(p) for p in e.path])
-    except TypeError:  # the validator matches keys by pattern
-        yield "every key must be text; put numbers that are keys in quotes"
-        return
-    for error in errors:
-        where = ".".join(str(part) for part in error.absolute_path)
-        yield f"{where + ': ' if where else ''}{error.message}"
-    provider = config.get("provider")
-    if isinstance(provider, dict) and isinstance(provider.get("type"), str):
-        yield from _provider_faults(config, provider)
-
-
-def _provider_faults(config: Mapping[str, Any], provider: Mapping[str, Any]) -> Iterator[str]:
-    kind = provider["type"]
-    if kind not in PROVIDERS + _TEST_PROVIDERS:
-        yield f"provider.type {kind!r}: Ray has {', '.join(PROVIDERS)}{_did_you_mean(kind, PROVIDERS)}"
-    nodes, head = config.get("available_node_types"), config.get("head_node_type")
-    if kind == "local":
-        if "coordinator_address" not in provider:
-            for key in ("head_ip", "worker_ips"):
-                if key not in provider:
-                    yield f"provider.{key}: is needed with provider local"
-        if nodes:
-            yield "available_node_types: not with provider local; its nodes are head_ip and worker_ips"
-    elif isinstance(nodes, dict) and head not in nodes:
-        yield f"head_node_type {head!r}: must be one of available_node_types ({', '.join(map(str, nodes))})"
+    """What is missing of Ray's part for joining the cluster. `ray up` checks the rest."""
+    for key, kind in (("cluster_name", str), ("provider", dict)):
+        if not isinstance(config.get(key), kind):
+            yield f"{key} {config.get(key)!r}: is needed, as Ray's cluster launcher defines it"
+    for key in ("sdd", *KEYS):
+        if key in config:
+            yield f"{key}: this project's settings belong under metadata: sdd:"
 
 
 def _setting_faults(config: Mapping[str, Any]) -> Iterator[str]:

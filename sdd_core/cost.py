@@ -42,6 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from sdd_core import models
+from sdd_core.record import Curve
 from sdd_core.registry import DATASETS
 from sdd_core.spec import TrialSpec, last_level
 from sdd_core.training import pruning
@@ -238,6 +239,13 @@ def nominal_sizes(spec: TrialSpec) -> Sizes:
 def trainings(spec: TrialSpec) -> int:
     """Levels of a trial that runs to its target sparsity, level 0 included."""
     return last_level(_network(spec).prunable, spec.prune_fraction, spec.target_sparsity) + 1
+
+
+def whole_levels(spec: TrialSpec, curve: Curve) -> int:
+    """Levels of a trial that runs to its target sparsity, as `trainings`, from its finished levels where it has any."""
+    if not curve:
+        return trainings(spec)
+    return last_level(curve[0].prunable, spec.prune_fraction, spec.target_sparsity) + 1
 
 
 def _epochs(spec: TrialSpec, level: int) -> int:

@@ -7,111 +7,18 @@ rebound 0. All functions take time linear in the curve's length.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+from sdd_core.ledger import Costs, costs
+from sdd_core.record import Curve
 
 Verdict = Literal["dips", "clean", "collapsed"]
 Shape = Literal["dip", "rebound"]
 
 TOLERANCE_FLOOR: Final = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class LevelRecord:
-    """One finished level. Accuracies and losses are means over a split; None when there is no split."""
-
-    key: str
-    level: int
-    sparsity: float
-    """Share of prunable weights that are masked, in [0, 1]."""
-    remaining: int
-    """Prunable weights that are left."""
-    prunable: int
-    emptied_layers: tuple[str, ...]
-    """Layers that have lost every weight."""
-    train_accuracy: float
-    """On the labels trained on, noise included, in evaluation mode after the last epoch."""
-    train_loss: float
-    val_accuracy: float | None
-    """On the validation split's clean labels."""
-    val_loss: float | None
-    val_noisy_accuracy: float | None
-    """On the validation split's noisy labels."""
-    val_noisy_loss: float | None
-    test_accuracy: float
-    test_loss: float
-    label_noise: float
-    """Realised share of training labels that differ from the clean ones."""
-    train_size: int
-    val_size: int
-    test_size: int
-    chance: float
-    """Largest class's share of the split that decides."""
-    pflop: float
-    """Cost of this level's training by the paper's convention, in 10^15 operations (see `cost.LevelCost`)."""
-    pflop_teacher: float
-    """The teacher's forward passes, by the paper's convention; 0 for a vanilla level."""
-    pflop_real: float
-    """The training in real operations: 2 a multiply-add, forward and backward as they are."""
-    pflop_real_teacher: float
-    """The teacher's forward passes in real operations."""
-    pflop_real_evaluation: float
-    """The evaluation of the finished level in real operations."""
-    sparse_multiply_adds: int
-    """Operations of one image's forward pass, by the paper's convention, with the surviving weights alone."""
-    parent: dict[str, str] | None
-    """Key and weights' checksum of the level before, None at level 0."""
-    teacher: str | None
-    """Key of the level distilled from."""
-    weights: str | None
-    """Checksum of the weights written with this record, which names their file."""
-    measured: dict[str, Any]
-    """What the key does not determine: time, device, versions, energy."""
-
-    @property
-    def energy_kwh(self) -> float | None:
-        """Energy of the training and its evaluation, None when it is not known."""
-        kwh: float | None = self._energy.get("kwh")
-        return kwh
-
-    @property
-    def energy_source(self) -> str:
-        """`measured`, `estimated` or `none`."""
-        return str(self._energy.get("source", "none"))
-
-    @property
-    def energy_reason(self) -> str | None:
-        """Why there is no energy, or what is not in it."""
-        reason: str | None = self._energy.get("reason", "nothing was recorded")
-        return reason
-
-    @property
-    def _energy(self) -> dict[str, Any]:
-        return dict(self.measured.get("energy", {}))
-
-    def deciding_accuracy(self, labels: str = "clean") -> float:
-        """Accuracy that decides: validation on `labels` (clean or noisy), test under the paper's protocol."""
-        if self.val_accuracy is None or self.val_noisy_accuracy is None:
-            return self.test_accuracy
-        return self.val_accuracy if labels == "clean" else self.val_noisy_accuracy
-
-
-Curve = Sequence[LevelRecord]
-
-SCORES: Final = (
-    "train_accuracy",
-    "train_loss",
-    "val_accuracy",
-    "val_loss",
-    "val_noisy_accuracy",
-    "val_noisy_loss",
-    "test_accuracy",
-    "test_loss",
-)
-"""The fields of a record that say how good a level is, as every view of the store names them."""
 
 
 def _measured(values: Sequence[float]) -> list[float]:
@@ -297,83 +204,6 @@ def shape_of(curve: Curve, shape: Shape = "dip", labels: str = "clean") -> float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Costs:
-    """What some levels cost together. A sum over levels of which some have no figure is None, never too small."""
-
-    levels: int
-    """Trainings."""
-    pflop: float
-    """The trainings by the paper's convention, in 10^15 operations, as all of them."""
-    pflop_teacher: float
-    """The teacher's forward passes by the paper's convention; the teacher's own training is not in it."""
-    pflop_real: float
-    """The trainings in real operations."""
-    pflop_real_teacher: float
-    pflop_real_evaluation: float
-    seconds: float | None
-    """For which training and evaluation held their device: a GPU, a share of one, or CPU threads."""
-    energy_kwh: float | None
-    energy_source: str
-    """`measured` when every level is, `estimated` when each has a figure, else `none`."""
-    energy_levels: int
-    """Levels that have a figure."""
-    energy_reason: str | None
-    """Why one has none, or what is not in it."""
-
-    @property
-    def energy_note(self) -> str | None:
-        """Why there is no sum, and for how many levels; or what is not in it."""
-        if self.energy_kwh is not None:
-            return self.energy_reason
-        return f"{self.levels - self.energy_levels} of {self.levels} levels: {self.energy_reason}"
-
-
-PFLOPS: Final = ("pflop", "pflop_teacher", "pflop_real", "pflop_real_teacher", "pflop_real_evaluation")
-"""The fields of a record, and of the costs of several, that count operations."""
-COSTS: Final = tuple(field.name for field in dataclasses.fields(Costs))
-"""The costs of levels as every view of the store names them."""
-
-
-def costs(levels: Sequence[LevelRecord]) -> Costs:
-    """The costs of levels together; one that several trials share is to be given once."""
-    return total_costs([_level_costs(record) for record in levels])
-
-
-def total_costs(parts: Sequence[Costs]) -> Costs:
-    """The sum of costs; nothing costs 0."""
-    levels, known = sum(part.levels for part in parts), sum(part.energy_levels for part in parts)
-    measured = all(part.energy_source == "measured" for part in parts)
-    # Why a figure is missing goes before what is not in one.
-    reasons = [part.energy_reason for part in sorted(parts, key=lambda part: part.energy_kwh is not None)]
-    return Costs(
-        levels=levels,
-        **{name: sum(getattr(part, name) for part in parts) for name in PFLOPS},
-        seconds=_sum([part.seconds for part in parts]),
-        energy_kwh=_sum([part.energy_kwh for part in parts]),
-        energy_source="none" if known < levels else "measured" if measured else "estimated",
-        energy_levels=known,
-        energy_reason=next((reason for reason in reasons if reason is not None), None),
-    )
-
-
-def _level_costs(record: LevelRecord) -> Costs:
-    return Costs(
-        levels=1,
-        **{name: getattr(record, name) for name in PFLOPS},
-        seconds=record.measured.get("seconds"),
-        energy_kwh=record.energy_kwh,
-        energy_source=record.energy_source,
-        energy_levels=int(record.energy_kwh is not None),
-        energy_reason=record.energy_reason,
-    )
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Point(Costs):
     """A level that somebody would take, and what all levels that reaching it paid for cost."""
 
@@ -400,7 +230,7 @@ class Summary(Costs):
     """False when the curve ran out first."""
 
 
-def summarise(curve: Curve, *, labels: str = "clean", patience: int = 3, min_drop: float = 0.02) -> Summary:
+def summarise(curve: Curve, *, labels: str, patience: int, min_drop: float) -> Summary:
     """The figures of a curve of at least one level; raises ValueError for an empty one."""
     values = [record.deciding_accuracy(labels) for record in curve]
     best, stop = best_level(values), early_stop(values, patience, min_drop)

@@ -1,14 +1,13 @@
 """How fast levels of a trial are trained here: a few timed steps of the real thing, in a few seconds.
 
-Steps of `training.train` on a part of the trial's own data, with the masks of a first pruning, and passes
-of `training.evaluate`, several turns of each. The least and the largest turn are the range. What is
-found is a rate in real operations a second (`cost`), so it holds for any level of the network: of
-another number of epochs, or with a teacher, whose forward passes are taken to run at the same rate.
+What is timed are steps of `training.train` on a part of the trial's own data, with the masks of a first
+pruning, and passes of `training.evaluate`. Each is repeated for several turns; the fastest and the slowest
+turn are the range that is reported. The result is a rate in real operations a second (`cost`), so it holds
+for any level of the network: for another number of epochs, and for a level with a teacher, whose forward
+passes are taken to run at the same rate. The power while the steps run is what `energy.Meter` says of it.
 
-The power while they run is what `energy.Meter` says of it.
-
-The store's writes, the setting up of a level and other work on the same machine are not in it: trials
-that run side by side are taken to be as fast as one alone on its threads. Nothing is kept.
+The rate leaves out the store's writes, the setting up of a level and other work on the same machine: trials
+that run side by side are taken to be as fast as one trial alone on its threads. Nothing is kept.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from typing import Final
 import torch
 from torch import nn
 
-from sdd_core import cost, energy, models, training
+from sdd_core import cost, energy, machine, models, training
 from sdd_core.data import splits
 from sdd_core.spec import TrialSpec
-from sdd_core.training import pruning, steps
+from sdd_core.training import pruning
 
-_METER_SECONDS: Final = 4.0  # to start: it imports the tracker and takes a first sample
-_PROBE: Final = 8  # images of the first look at how slow a step is
-_BATCHES_ON_GPU: Final = 16  # of a turn there: a step is captured after its third batch
+_METER_SECONDS: Final = 4.0  # that a meter may take to import its tracker and take a first sample
+_PROBE: Final = 8  # images in the first look at how slow a step is
+_BATCHES_ON_GPU: Final = 16  # in a turn on a GPU, where a step is captured after its third batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class Pace:
     source: str
     """Where the figures come from."""
     watts: float | None
-    """Power that is the trial's, without PUE; None when it is not known."""
+    """The trial's part of the power, without PUE; None when it is not known."""
     watts_from: str
     """Where the power comes from, or why there is none."""
 
@@ -70,39 +69,30 @@ def calibrate(
     run on the device.
     """
     place, alone = torch.device(device), spec.replace(alpha=0.0, teacher=None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # as `trajectory.run` does
-    meter = energy.Meter(threads=threads, gpu=steps.gpu_uuid(place), gpu_share=gpu_share)
-    try:
+    with machine.cpu_arithmetic(threads), machine.meter(place, threads, gpu_share) as meter:
         meter.start()
-        held = splits.load(alone, place)
-        with torch.random.fork_rng(devices=[]):
-            model = models.build(alone, held.image_shape, held.classes).to(place)
+        data = splits.load(alone, place)
+        model = models.build(alone, data.image_shape, data.classes).to(place)
         _await(meter)
         began = time.monotonic()
-        trained, evaluated = _times(model, held.train, alone, turns, seconds)
+        trained, evaluated = _times(model, data.train, alone, turns, seconds)
         power = meter.energy(began, time.monotonic())
-    finally:
-        meter.close()
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(before)
-    sizes = cost.Sizes(train=len(held.train), val=len(held.val) if held.val else 0, test=len(held.test))
-    paid = cost.level_cost(alone, 0, sizes)
-    seen = sizes.train + sizes.val + sizes.test
-
-    def rate(training_s: float, evaluation_s: float) -> float:
-        level_s = training_s * sizes.train * alone.epochs + evaluation_s * seen
-        return (paid.pflop_real + paid.pflop_real_evaluation) * 1e3 / level_s
-
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{threads} CPU thread{'s'[: threads != 1]}"
     return Pace(
-        slowest=rate(max(trained), max(evaluated)),
-        fastest=rate(min(trained), min(evaluated)),
+        slowest=_rate(alone, data, max(trained), max(evaluated)),
+        fastest=_rate(alone, data, min(trained), min(evaluated)),
         source=f"calibration: {turns} turns on {name} of this machine",
         watts=power["power_w"],
         watts_from=power["method"] or power["reason"],
     )
+
+
+def _rate(spec: TrialSpec, data: splits.Data, training_s: float, evaluation_s: float) -> float:
+    """Real operations in 10^12 a second of a level, from the seconds that an image takes in an epoch and in a pass."""
+    sizes = cost.Sizes(train=len(data.train), val=len(data.val) if data.val else 0, test=len(data.test))
+    paid = cost.level_cost(spec, 0, sizes)
+    level_s = training_s * sizes.train * spec.epochs + evaluation_s * (sizes.train + sizes.val + sizes.test)
+    return (paid.pflop_real + paid.pflop_real_evaluation) * 1e3 / level_s
 
 
 def _await(meter: energy.Meter) -> None:
@@ -118,7 +108,7 @@ def _await(meter: energy.Meter) -> None:
 def _times(
     model: nn.Module, split: splits.Split, spec: TrialSpec, turns: int, seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Seconds an image of each turn: of an epoch's training, and of an evaluation."""
+    """Seconds an image takes in each turn: in an epoch's training, and in an evaluation."""
     device = split.images.device
     masks = pruning.prune(
         pruning.prunable_weights(model), pruning.dense_masks(model), spec.prune_fraction, "global_magnitude"
@@ -141,7 +131,7 @@ def _times(
 
 
 def _probe(model: nn.Module, masks: pruning.Masks, split: splits.Split, spec: TrialSpec, images: int) -> float:
-    """Seconds an image of a first look at a step of so many images."""
+    """Seconds an image takes in steps of so many images, as a first look."""
     part = _part(split, images)
     return min(_epoch_seconds(model, masks, part, spec, 2)) / len(part)
 

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from sdd_core.blobs import open_blobs
-from sdd_core.curve import LevelRecord, best_level
+from sdd_core.curve import best_level
+from sdd_core.record import LevelRecord
 from sdd_core.spec import (
     SCHEMA,
     SpecError,

@@ -1,4 +1,4 @@
-"""Find lambda_opt: `python sweeps/lambda_opt.py`. See --help.
+"""Find λ_opt: `python sweeps/lambda_opt.py`. See --help.
 
 On the embedded default (digits, half of the labels noisy, LeNet-300-100) it takes some minutes on 2 cores.
 """
@@ -11,105 +11,53 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rich.console import Console
-
-from sdd_core.reading import Reading, trial_metrics
-from sweeps.kinds.lambda_opt.flags import Options, make_parser, read_options
-from sweeps.kinds.lambda_opt.plan import LambdaSearch
-from sweeps.kinds.lambda_opt.report import LambdaAnswer
-from sweeps.kinds.lambda_opt.study import LambdaStudy
+from analysis.terminal import count
+from sdd_core import words
+from sweeps.flags import Common
+from sweeps.kinds.lambda_opt.flags import Options, read_options
+from sweeps.kinds.lambda_opt.plan import SearchSettings
+from sweeps.kinds.lambda_opt.report import report
+from sweeps.kinds.lambda_opt.study import PARAMETER
+from sweeps.kinds.study import StudyInDatabase, log_range
 from sweeps.run import launch
-from sweeps.tracking.mirror import TrialFinal
+from sweeps.sweep import Sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return launch.command(lambda console: _run(read_options(arguments), console))
+
+    return launch.main(lambda: sweep(read_options(arguments)))
 
 
-def _run(options: Options, console: Console) -> int:
-    if len(options.searches) > 1:
-        make_parser().refuse([f"{len(options.searches)} settings: one at a time for now"])
-    return _search(options, console)
-
-
-def _search(options: Options, console: Console) -> int:
-    settings, common = options.search, options.common
-    rule = settings.rule
-    study = LambdaStudy(
-        None if common.cost.plan else options.optuna,
-        f"{common.sweep} {rule.shape} {rule.tolerance:.4g} {rule.labels}",
-        settings.points,
-        settings.width,
-        lambda value: [trial.trial_id for trial in settings.trials(value)],
+def sweep(options: Options) -> tuple[Common, Sweep]:
+    """The searches that the options ask for, one a setting."""
+    common, searches = options.common, options.searches
+    return common, Sweep(
+        script="lambda_opt.py",
+        heading=_heading(searches),
+        plans=searches,
+        specs=tuple(search.base for search in searches),
+        report=lambda store, steps: report(store, searches, steps, common.sweep, common.reading),
+        tolerance=searches[0].rule.tolerance,
+        studies=tuple(_study(options, search) for search in searches),
     )
-    search = LambdaSearch(settings, common.store, study)
-    running = launch.Launch(
-        script="lambda_opt",
-        common=common,
-        source=search,
-        specs=[settings.base],
-        console=console,
-        refuse=make_parser().refuse,
-        tolerance=rule.tolerance,
-    )
-    if common.cost.plan:
-        return running.plan(_heading(options))
-    running.run(_heading(options))
-    if not running.finished:
-        search.plan()
-        return running.account(search.trials(), _finals(search, None))
-    answer = LambdaAnswer(search, common.sweep, common.reading)
-    _draw(options, search, answer)
-    metrics, tags = answer.sweep_figures()
-    finals = _finals(search, common.reading)
-    notes = [study.warning]
-    running.conclude(search.trials(), answer.as_json(), answer.print, finals, metrics, tags, notes)
-    return 0
 
 
-def _heading(options: Options) -> str:
-    from analysis import frames
+def _study(options: Options, search: SearchSettings) -> StudyInDatabase:
+    rule, points = search.rule, search.points
+    own = "" if len(options.searches) == 1 else f" {words.setting_label(search.base)}"
+    name = f"{options.common.sweep} {rule.shape} {rule.tolerance:.4g} {rule.labels}{own}"
+    return StudyInDatabase(options.optuna, name, ["minimize"], {PARAMETER: log_range(points[0], points[-1])})
 
-    base, settings = options.search.base, options.search
+
+def _heading(searches: Sequence[SearchSettings]) -> str:
+    first = searches[0]
+    what = words.setting_label(first.base) if len(searches) == 1 else f"{len(searches)} settings"
     return (
-        f"λ_opt for {frames.setting_label(base)}: λ in [{settings.points[0]:g}, "
-        f"{settings.points[-1]:g}], {len(settings.points)} grid points, {len(settings.seeds)} "
-        f"seed{'s' if len(settings.seeds) > 1 else ''} a λ, {settings.rule.shape} tolerance "
-        f"{100 * settings.rule.tolerance:.1f} points on {base.decided_on}"
+        f"λ_opt for {what}: λ in [{first.points[0]:g}, {first.points[-1]:g}], {len(first.points)} grid points, "
+        f"{count(len(first.seeds), 'seed')} a λ, {first.rule.shape} tolerance "
+        f"{100 * first.rule.tolerance:.1f} points on {first.base.decided_on}"
     )
-
-
-def _draw(options: Options, search: LambdaSearch, answer: LambdaAnswer) -> None:
-    from analysis import frames
-    from analysis.pictures import curves
-
-    picture = options.common.picture
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    curves.plot_curves(
-        picture,
-        frames.setting_label(answer.base),
-        search.trials(),
-        base=options.search.points[0],
-        optimum=answer.weight_decay(answer.found.optimum),
-        tolerance=options.search.rule.tolerance,
-        labels=options.search.rule.labels,
-    )
-
-
-def _finals(search: LambdaSearch, reading: Reading | None) -> dict[str, TrialFinal]:
-    """Every trial asked for, as MLflow gets it: with final figures when there is an answer to read them for."""
-    finals = {}
-    for point in search.asked:
-        verdicts = search.trial_verdicts(point)
-        for (trial, levels), verdict in zip(search.curves(point), verdicts, strict=True):
-            finals[trial.trial_id] = TrialFinal(
-                spec=trial,
-                metrics=trial_metrics(trial, levels, reading) if reading is not None else {},
-                tags={"verdict": verdict} if verdict is not None else {},
-                finished=verdict is not None,
-            )
-    return finals
 
 
 if __name__ == "__main__":

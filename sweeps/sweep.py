@@ -9,11 +9,15 @@ there is no order of calls to know, and running the same command again goes on w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-from sdd_core.curve import GiveUp
+from rich.console import Console
+
+from analysis.report import TrialResult
+from sdd_core.curve import GiveUp, Verdict
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 
@@ -40,6 +44,31 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A point that a search has asked for, as a study shows it."""
+
+    values: Mapping[str, float]
+    """What is searched for, by the spec's field."""
+    trials: tuple[TrialSpec, ...]
+    verdict: Verdict | None = None
+    """None while a trial has none."""
+    objectives: tuple[float, ...] = ()
+    """What the search was told of it; () without a verdict."""
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    """By how much it misses a clean verdict, which it has when none is above 0."""
+
+
+class StudyView(Protocol):
+    """A study that shows what a search has asked for. It is a view: nothing is ever read back from it."""
+
+    warning: str
+    """What could not be written, or ""."""
+
+    def show(self, asked: Sequence[Asked]) -> None:
+        """Make the study hold these points. Never raises."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """What a plan asks for, given what the store holds."""
 
@@ -51,6 +80,8 @@ class Step:
     """A guess at how many more trials will be asked for after those of `tasks`."""
     answer: Any = None
     """What the plan has found; None exactly as long as there are tasks."""
+    asked: tuple[Asked, ...] = ()
+    """The points that a search has asked for so far, in the order asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +109,58 @@ class Plan(Protocol):
         """What the plan can still come to from what the store holds."""
 
 
-class Source(Protocol):
-    """Whoever knows which trials a sweep needs."""
+class Report(Protocol):
+    """What a sweep has found, computed once from the store. Every output is a function of it."""
 
-    def plan(self) -> list[Task]:
-        """The unfinished trials to run now, decided from the store; [] when the sweep is over."""
+    @property
+    def results(self) -> Sequence[TrialResult]:
+        """Every trial that the report speaks of, teachers' too, each once."""
 
-    def trials_left(self) -> int:
-        """A guess at how many more trials will be asked for after those of the plan."""
+    def as_json(self) -> dict[str, Any]:
+        """The answer for machines. Nothing that was measured is in it but where a kind says so."""
 
-    def outlook(self) -> Outlook:
-        """What the sweep can still come to from what the store holds, after `plan` was called."""
+    def show(self, console: Console) -> None:
+        """Print the answer on one screen, without paths, which the caller knows."""
+
+    def draw(self, path: Path) -> None:
+        """Write the picture of the sweep's curves."""
+
+    def figures(self) -> tuple[dict[str, float], dict[str, str]]:
+        """Metrics and tags of the sweep's own run in MLflow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Everything that running a sweep needs to know of it."""
+
+    script: str
+    """Name of the entry script, as a message or MLflow calls it."""
+    heading: str
+    """What the sweep does, in one line."""
+    plans: tuple[Plan, ...]
+    """What decides which trials run. They do not depend on each other and share the workers."""
+    specs: tuple[TrialSpec, ...]
+    """One trial of each network and data set that is trained, for what the workers must have."""
+    report: Callable[[Store, Sequence[Step]], Report]
+    """Makes the report from the last step of each plan, all of which are over."""
+    tolerance: float | None
+    """The largest dip that counts as none; None where each arm has its own."""
+    partial: bool = False
+    """Whether there is a report of the trials that are finished when others have failed: arms stand alone."""
+    studies: tuple[StudyView, ...] = ()
+    """Where Optuna shows what each plan has asked for; as many as there are plans, or none."""
+
+
+def together(outlooks: Iterable[Outlook]) -> Outlook:
+    """The outlook of several plans. A trial that two of them need has to have the levels that either needs."""
+    fewest: dict[TrialSpec, int] = {}
+    most: dict[TrialSpec, int] = {}
+    trials: dict[TrialSpec, tuple[int, int]] = {}
+    for one in outlooks:
+        for held, levels in ((fewest, one.fewest), (most, one.most)):
+            for spec, count in levels.items():
+                held[spec] = max(count, held.get(spec, 0))
+        for spec, (low, high) in one.trials.items():
+            before = trials.get(spec, (0, 0))
+            trials[spec] = (max(low, before[0]), max(high, before[1]))
+    return Outlook(fewest=fewest, most=most, trials=trials)

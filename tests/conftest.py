@@ -11,8 +11,8 @@ if str(ROOT) not in sys.path:  # `pytest` alone, without `python -m`, does not p
     sys.path.insert(0, str(ROOT))
 
 from sdd_core import recipes  # noqa: E402
-from sdd_core.curve import LevelRecord  # noqa: E402
 from sdd_core.energy import Meter  # noqa: E402
+from sdd_core.record import LevelRecord  # noqa: E402
 from sdd_core.store import Store  # noqa: E402
 
 

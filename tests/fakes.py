@@ -2,8 +2,8 @@
 
 import os
 
-from sdd_core.curve import LevelRecord
 from sdd_core.pace import Pace
+from sdd_core.record import LevelRecord
 from sdd_core.store import is_complete
 
 PRUNABLE = 1000

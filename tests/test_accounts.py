@@ -7,13 +7,13 @@ import os
 import pytest
 
 from sdd_core import cost, pace, recipes
-from sdd_core.ledger import Spent
+from sdd_core.ledger import Costs, Prediction, Spent
 from sdd_core.pace import Pace, calibrate
 from sdd_core.spec import TeacherRef
 from sweeps import flags
-from sweeps.forecast import balance
-from sweeps.forecast.balance import Paces, Prediction, comparison, comparison_lines, saved, saved_line
-from sweeps.forecast.work import Bill
+from sweeps.forecast import paces
+from sweeps.forecast.balance import comparison, comparison_lines, saved, saved_line
+from sweeps.forecast.paces import Paces
 from sweeps.run.outcome import Budget
 from tests.fakes import fake_levels, fake_pace
 
@@ -21,12 +21,27 @@ BASE = recipes.digits_lenet().replace(target_sparsity=0.67, data_seed=0)  # 6 le
 CURVE = [0.9, 0.91, 0.88, 0.87, 0.7, 0.5]
 
 
+def paid(pflop=0.0, seconds=0.0, kwh=0.0, levels=1):
+    return Costs(
+        levels=levels,
+        pflop=pflop,
+        pflop_teacher=0.0,
+        pflop_real=2 * pflop,
+        pflop_real_teacher=0.0,
+        pflop_real_evaluation=0.0,
+        seconds=seconds,
+        energy_kwh=kwh,
+        energy_source="none" if kwh is None else "estimated",
+        energy_levels=0 if kwh is None else levels,
+        energy_reason=None,
+    )
+
+
 def spent(*levels):
     """What levels cost, each as (PFLOP, seconds, kWh or None)."""
     found = Spent()
-    for number, (pflop, seconds, kwh) in enumerate(levels):
-        figures = {"pflop": pflop, "pflop_teacher": 0.0, "pflop_real_all": 2 * pflop, "seconds": seconds, "kwh": kwh}
-        found.add({"key": f"{number}"} | figures)
+    for number, level in enumerate(levels):
+        found.add({"key": f"{number}", "costs": vars(paid(*level))})
     return found
 
 
@@ -57,11 +72,8 @@ def test_when_a_budget_is_used_up(limits, levels, used_up):
 
 # --- prediction and measurement -----------------------------------------------------------
 
-PREDICTED = Prediction(
-    fewest=Bill(levels=2, pflop=2.0, pflop_real_all=4.0, seconds=(1.0, 3.0), kwh=(0.1, 0.3)),
-    most=Bill(levels=5, pflop=5.0, pflop_real_all=10.0, seconds=(2.0, 9.0), kwh=(0.2, 0.9)),
-)
-BLIND = Prediction(fewest=Bill(kwh=None), most=Bill(kwh=None))
+PREDICTED = Prediction(low=paid(2.0, 1.0, 0.1, levels=2), high=paid(5.0, 9.0, 0.9, levels=5))
+BLIND = Prediction(low=paid(kwh=None, levels=0), high=paid(kwh=None, levels=0))
 
 
 def test_each_quantity_is_compared_with_its_widest_range():
@@ -87,11 +99,7 @@ def test_each_quantity_is_compared_with_its_widest_range():
             ],
         ),
         (PREDICTED, [(1, 2, None)], ["0.1 – 0.9 kWh, 10 – 90 g CO2e", "- kWh, - g CO2e"]),  # noqa: RUF001
-        (
-            Prediction(fewest=Bill(kwh=None), most=Bill(kwh=None)),
-            [(1, 2, None)],
-            ["0 device-seconds", "2 device-seconds"],
-        ),
+        (BLIND, [(1, 2, None)], ["0 device-seconds", "2 device-seconds"]),
     ],
 )
 def test_what_is_not_known_is_said(predicted, levels, ends):
@@ -160,50 +168,50 @@ def common(tmp_path, monkeypatch):
 
 
 def test_a_stated_rate_is_taken_and_nothing_is_timed(common, monkeypatch):
-    monkeypatch.setattr(balance, "calibrate", None)
-    paces = Paces(common("--plan", "--device-rate", "2", "4", "--device-watts", "100"), turns=1, seconds=0.1)
-    assert paces(BASE) == Pace(slowest=2, fastest=4, source="stated", watts=100, watts_from="--device-watts")
-    paces = Paces(common("--plan", "--device-rate", "3"), turns=1, seconds=0.1)
-    found = paces(BASE)
-    assert (found.slowest, found.fastest, found.watts) == (3, 3, None)
-    assert "no power is known (--device-watts was not given)" in paces.notes[0]
+    monkeypatch.setattr(paces, "calibrate", None)
+    found = Paces(common("--plan", "--device-rate", "2", "4", "--device-watts", "100"), turns=1, seconds=0.1)
+    assert found(BASE) == Pace(slowest=2, fastest=4, source="stated", watts=100, watts_from="--device-watts")
+    found = Paces(common("--plan", "--device-rate", "3"), turns=1, seconds=0.1)
+    pace_found = found(BASE)
+    assert (pace_found.slowest, pace_found.fastest, pace_found.watts) == (3, 3, None)
+    assert "no power is known (--device-watts was not given)" in found.notes[0]
 
 
 def test_each_network_is_timed_once(common, monkeypatch):
     timed = []
-    monkeypatch.setattr(balance, "calibrate", lambda spec, **given: timed.append(spec.model_options))
-    paces = Paces(common("--plan"), turns=1, seconds=0.1)
+    monkeypatch.setattr(paces, "calibrate", lambda spec, **given: timed.append(spec.model_options))
+    found = Paces(common("--plan"), turns=1, seconds=0.1)
     small = BASE.replace(model_options=(("hidden1", 32),))
     for spec in (BASE, BASE.replace(weight_decay=0.1, seed=4), small, BASE.replace(label_noise=0.0), small):
-        paces(spec)
+        found(spec)
     assert timed == [BASE.model_options, small.model_options]
 
 
 def test_what_asks_for_a_gpu_has_no_pace_where_there_is_none(common, monkeypatch):
-    monkeypatch.setattr(balance.torch.cuda, "is_available", lambda: False)
-    paces = Paces(common("--plan", "--gpus-per-trial", "1"), turns=1, seconds=0.1)
-    assert paces(BASE) is None
-    assert "give --device-rate" in paces.notes[0]
+    monkeypatch.setattr(paces.torch.cuda, "is_available", lambda: False)
+    found = Paces(common("--plan", "--gpus-per-trial", "1"), turns=1, seconds=0.1)
+    assert found(BASE) is None
+    assert "give --device-rate" in found.notes[0]
 
 
 def test_what_cannot_be_timed_costs_the_prediction_and_not_the_sweep(common, monkeypatch):
     def fail(spec, **given):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(balance, "calibrate", fail)
-    paces = Paces(common("--plan"), turns=1, seconds=0.1)
-    assert paces(BASE) is None
-    assert "could not be timed here (RuntimeError: out of memory)" in paces.notes[0]
+    monkeypatch.setattr(paces, "calibrate", fail)
+    found = Paces(common("--plan"), turns=1, seconds=0.1)
+    assert found(BASE) is None
+    assert "could not be timed here (RuntimeError: out of memory)" in found.notes[0]
 
 
 def test_a_gpu_is_timed_in_a_process_of_its_own(common, monkeypatch):
     """So that this one holds none of it when the trials come."""
-    monkeypatch.setattr(balance.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(balance, "calibrate", fake_pace)
-    paces = Paces(common("--plan", "--gpus-per-trial", "0.25", "--threads", "3"), turns=1, seconds=0.1)
-    assert paces(BASE).watts == 0.25
-    assert paces(BASE).source == "cuda 3"
-    assert paces(BASE).watts_from != str(os.getpid())
+    monkeypatch.setattr(paces.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(paces, "calibrate", fake_pace)
+    found = Paces(common("--plan", "--gpus-per-trial", "0.25", "--threads", "3"), turns=1, seconds=0.1)
+    assert found(BASE).watts == 0.25
+    assert found(BASE).source == "cuda 3"
+    assert found(BASE).watts_from != str(os.getpid())
 
 
 @pytest.fixture
@@ -240,17 +248,17 @@ def test_a_pace_is_a_levels_real_operations_over_its_time(tiny, monkeypatch):
 def test_what_is_timed_are_whole_turns_of_real_steps(tiny, monkeypatch, images, batch_size):
     """By a clock that gives each step its images in seconds, so the turns are known exactly."""
     spec, seen = tiny(batch_size=batch_size), [0.0]
-    held = pace.data.load(spec, pace.torch.device("cpu"))
+    held = pace.splits.load(spec, pace.torch.device("cpu"))
     part = pace._part(held.train, images)
     model = pace.models.build(spec, held.image_shape, held.classes)
-    batches = pace.data.epoch_batches
+    batches = pace.splits.epoch_batches
 
     def counted(*given):
         for batch in batches(*given):
             seen[0] += len(batch[0])
             yield batch
 
-    monkeypatch.setattr(pace.data, "epoch_batches", counted)
+    monkeypatch.setattr(pace.splits, "epoch_batches", counted)
     monkeypatch.setattr(pace.time, "perf_counter", lambda: seen[0])
     monkeypatch.setattr(pace, "_evaluation_seconds", lambda model, part: float(len(part)))
     weights = [value.clone() for value in model.parameters()]

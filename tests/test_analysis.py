@@ -16,7 +16,8 @@ import pytest
 from analysis import frames
 from analysis.choices import SettingTradeoff, tradeoffs
 from analysis.tradeoff import CSV_COLUMNS, main
-from sdd_core.curve import LevelRecord
+from sdd_core.reading import Reading, Trial
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec, level_keys, setting_id
 from sdd_core.store import Store
 
@@ -54,11 +55,11 @@ def records(
 def trial(val, test=None, noisy=None, **fields):
     fields.setdefault("data_seed", fields.get("seed", 0))
     spec = BASE.replace(**fields)
-    return spec, records(spec, val, test, noisy)
+    return Trial(spec, records(spec, val, test, noisy))
 
 
 def answer(*trials, **options) -> SettingTradeoff:
-    (only,) = tradeoffs(trials, **{"patience": 2, "min_drop": 0.02, **options})
+    (only,) = tradeoffs(trials, Reading(**{"patience": 2, **options}))
     return only
 
 
@@ -68,7 +69,7 @@ def test_chooses_lambda_and_level_on_validation_and_reports_test():
         trial([0.5, 0.6, 0.8, 0.5], test=[0.9, 0.9, 0.9, 0.9], weight_decay=1e-2),
     ).run_to_end
     assert (found.weight_decay, found.deciding_accuracy, found.test_accuracy) == (1e-3, 0.9, 0.3)
-    assert (found.sparsity, found.levels, found.pflop, found.lambdas) == (0.75, 4, 8.0, 2)
+    assert (found.sparsity, found.each.levels, found.each.pflop, found.lambdas) == (0.75, 4, 8.0, 2)
 
 
 def test_noisy_labels_decide_when_asked():
@@ -94,13 +95,14 @@ def test_noisy_labels_decide_when_asked():
 )
 def test_early_stopping_pays_for_the_levels_up_to_where_the_rule_ended(curve, min_drop, early, levels, stopped):
     found = answer(trial(curve), min_drop=min_drop).early_stopping
-    assert (found.deciding_accuracy, found.levels, found.pflop, found.stopped) == (early, levels, 2.0 * levels, stopped)
+    assert (found.deciding_accuracy, found.stopped) == (early, stopped)
+    assert (found.each.levels, found.each.pflop) == (levels, 2.0 * levels)
 
 
 def test_run_to_end_needs_a_complete_curve_and_early_stopping_only_a_fired_rule():
     found = answer(trial([0.7, 0.5, 0.5]))
     assert found.run_to_end is None
-    assert found.early_stopping.levels == 3
+    assert found.early_stopping.each.levels == 3
     assert found.reason == (
         "run to the end: none of 1 λ has the curves of all its seeds complete (0 of 1 curves are complete)."
     )
@@ -143,7 +145,8 @@ def test_seeds_give_a_mean_and_a_sample_deviation_and_one_seed_gives_none():
     pair = answer(trial([0.8] * 4, seed=0), trial([0.6] * 4, seed=1)).run_to_end
     assert pair.test_accuracy == pytest.approx(0.7)
     assert pair.test_accuracy_std == pytest.approx(0.1 * 2**0.5)
-    assert (pair.seeds, pair.levels, pair.levels_total, pair.pflop, pair.pflop_total) == (2, 4, 8, 8.0, 16.0)
+    assert (pair.seeds, pair.each.levels, pair.total.levels) == (2, 4, 8)
+    assert (pair.each.pflop, pair.total.pflop) == (8.0, 16.0)
     single = answer(trial([0.8] * 4)).run_to_end
     assert (single.test_accuracy_std, single.sparsity_std, single.deciding_accuracy_std) == (None, None, None)
 
@@ -159,9 +162,9 @@ def test_settings_and_approaches_are_answered_apart():
         trial([0.9] * 4),
         trial([0.9] * 4, label_noise=0.2),
         trial([0.9] * 4, label_noise=0.2, epochs=7),
-        (distilled, records(BASE, [0.7] * 4)),
+        Trial(distilled, records(BASE, [0.7] * 4)),
     ]
-    found = {setting.label: setting for setting in tradeoffs(trials)}
+    found = {setting.label: setting for setting in tradeoffs(trials, Reading())}
     assert list(found) == [
         "lenet on digits, ε=20 %, epochs=30",
         "lenet on digits, ε=20 %, epochs=7",
@@ -187,8 +190,8 @@ def test_a_trial_that_was_only_run_as_a_teacher_is_no_seed_to_wait_for(seeds, le
     teacher = BASE.replace(seed=9)
     student = BASE.replace(teacher=TeacherRef(trial=teacher, level=level), alpha=0.8)
     trials = [trial([0.8] * 4, seed=seed) for seed in seeds]
-    trials += [(teacher, records(teacher, [0.9] * levels)), (student, records(BASE, [0.7] * 4))]
-    found = {setting.setting_id: setting for setting in tradeoffs(trials)}
+    trials += [Trial(teacher, records(teacher, [0.9] * levels)), Trial(student, records(BASE, [0.7] * 4))]
+    found = {setting.setting_id: setting for setting in tradeoffs(trials, Reading())}
     assert found[setting_id(student)].run_to_end is not None
     vanilla = found[setting_id(BASE)]
     if over is None:
@@ -241,7 +244,7 @@ def test_level_frame_has_a_row_per_level(store):
 
 
 def test_trial_frame_has_a_row_per_trial_also_without_levels(store):
-    frame = frames.trial_frame(store, patience=2).set_index(["weight_decay", "seed"])
+    frame = frames.trial_frame(store, reading=Reading(patience=2)).set_index(["weight_decay", "seed"])
     assert {*frame.index.names, *frame.columns} == set(frames.TRIAL_COLUMNS)
     assert len(frame) == 6
     row = frame.loc[(1e-3, 1)]
@@ -305,9 +308,9 @@ def test_co2_is_the_stored_energy_at_an_intensity_given_afterwards(tmp_path, fla
     assert (form["costs"]["energy_kwh"], form["costs"]["co2_g"]) == (4.0, 4.0 * intensity)
     table = command("--store", store.url, *flags).stdout
     assert f"2 kWh (estimated), {2 * intensity:g} gCO2e at {intensity} g/kWh" in " ".join(table.split())
-    levels = frames.level_frame(store, intensity=intensity)
+    levels = frames.level_frame(store, reading=Reading(intensity=intensity))
     assert set(levels["co2_g"]) == {0.5 * intensity}
-    trials = frames.trial_frame(store, intensity=intensity)
+    trials = frames.trial_frame(store, reading=Reading(intensity=intensity))
     assert set(trials["co2_g"]) == set(trials["best_co2_g"]) == {2.0 * intensity}
     assert set(trials["energy_source"]) == {"estimated"}
 
@@ -316,7 +319,7 @@ def test_a_level_that_trials_share_is_paid_for_once():
     specs = [BASE, BASE.replace(retraining="finetune")]
     first, second = (records(spec, [0.9, 0.9]) for spec in specs)
     assert first[0].key == second[0].key
-    found = frames.distinct_costs([(specs[0], first), (specs[1], second)])
+    found = frames.distinct_costs([Trial(specs[0], first), Trial(specs[1], second)])
     assert (found.levels, found.pflop) == (3, 6.0)
 
 

@@ -111,21 +111,10 @@ def test_good_settings(tmp_path: Path, sdd: dict[str, Any]) -> None:
         ("a: [1", "not valid YAML"),
         ("", "must hold a Ray cluster configuration"),
         ("- 1", "must hold a Ray cluster configuration"),
-        ("cluster_name: c", "'provider' is a required property"),
-        ("cluster_name: c\nprovider: {type: lokal}", "did you mean local?"),
-        ("cluster_name: c\nprovider: {type: local, head_ip: h}", "provider.worker_ips: is needed"),
-        ("cluster_name: c\nprovider: {type: aws}\nmax_worker: 2", "'max_worker' (did you mean max_workers?)"),
+        ("cluster_name: c", "provider None: is needed, as Ray's cluster launcher defines it"),
         ("cluster_name: c\nprovider: {type: aws}\nsdd: {}", "belong under metadata: sdd:"),
         ("cluster_name: c\nprovider: {type: aws}\nmetadata: {ssd: {}}", "metadata.ssd: unknown (did you mean sdd?)"),
         ("cluster_name: c\nprovider: {type: aws}\nmetadata: {sdd: 3}", "metadata.sdd 3: must be a mapping"),
-        ("cluster_name: c\nprovider: {type: aws}\nmax_workers: -1", "max_workers: -1 is less than the minimum of 0"),
-        ("cluster_name: c\nprovider: {type: aws}\n7: x", "unknown top-level key 7"),
-        ("cluster_name: c\nprovider: {type: aws}\nhead_start_ray_commands: 3", "head_start_ray_commands: 3 is not"),
-        (
-            "cluster_name: c\nprovider: {type: aws}\nhead_node_type: a\n"
-            "available_node_types: {b: {resources: {}, node_config: {}}}",
-            "head_node_type 'a': must be one of available_node_types (b)",
-        ),
     ],
 )
 def test_bad_yaml(tmp_path: Path, text: str, said: str) -> None:
@@ -134,8 +123,8 @@ def test_bad_yaml(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
-    config = {"cluster_name": 3, "provider": {"type": "local"}, "colour": "red"}
-    assert len(faults(write(tmp_path, config, store="x", cpus_per_trial=0, shop=1))) == 7
+    config = {"cluster_name": 3, "provider": {"type": "local"}, "store": "red"}
+    assert len(faults(write(tmp_path, config, store="x", cpus_per_trial=0, shop=1))) == 5
 
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:

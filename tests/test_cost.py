@@ -9,8 +9,8 @@ from torch import nn
 
 from sdd_core import cost, models, recipes
 from sdd_core.commands import cost as command
-from sdd_core.curve import summarise
 from sdd_core.data import splits as data
+from sdd_core.reading import Reading
 from sdd_core.registry import DATASETS
 from sdd_core.spec import TeacherRef, TrialSpec, last_level
 from sdd_core.training import pruning
@@ -308,19 +308,19 @@ def test_the_papers_tables(make_record, spec, sparsity, printed, what):
     tolerance = max(0.0002 * printed, 0.005)
     ended = last_level(cost.estimate(spec)["prunable"], 0.2, sparsity - 5e-5)
     if what == "whole":
-        figures = summarise(curve_of(spec, make_record, rises_until(ended, ended + 1)))
+        figures = Reading().summary(curve_of(spec, make_record, rises_until(ended, ended + 1)))
         assert figures.pflop == pytest.approx(printed, abs=tolerance)
         assert figures.best.pflop == figures.pflop
         return
     patience = min(3, ended)  # Table 2's stop after three trainings leaves no room for three levels below the best
-    figures = summarise(curve_of(spec, make_record, rises_until(ended - patience, 30)), patience=patience)
+    figures = Reading(patience=patience).summary(curve_of(spec, make_record, rises_until(ended - patience, 30)))
     assert figures.early_stop_triggered
     assert figures.early_stop.levels == ended + 1
     assert figures.early_stop.pflop == pytest.approx(printed, abs=tolerance)
 
 
 def test_with_its_teacher_the_distilled_run_of_table_2_costs_more_than_the_vanilla_one(make_record):
-    vanilla = summarise(curve_of(VGG, make_record, rises_until(29, 30)))
+    vanilla = Reading().summary(curve_of(VGG, make_record, rises_until(29, 30)))
     distilled = curve_of(DISTILLED, make_record, rises_until(21, 22))
     passes = sum(record.pflop_teacher for record in distilled)
     assert passes == pytest.approx(22 * 558_502_912 * 160 * 50_000 / 1e15, rel=1e-12)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from sdd_core import curve
 from sdd_core.curve import EarlyStop, GiveUp, Phases
+from sdd_core.ledger import COSTS, costs
+from sdd_core.reading import Reading
 
 NAN = math.nan
 # Few distinct values, so that ties are common, and gaps where a level was not measured.
@@ -378,7 +380,7 @@ def test_giving_up_is_known_as_soon_as_the_dip_is_and_stays(curve_of):
 
 def test_summarise(curve_of):
     levels = curve_of([0.75, 0.5, 0.5, 0.875, 0.05], test=[0.7, 0.4, 0.05, 0.65, 0.0])
-    found = curve.summarise(levels, patience=2, min_drop=0.02)
+    found = Reading(patience=2).summary(levels)
     assert found.dip == 0.25
     assert found.rebound == 0.375
     assert found.test_dip == pytest.approx(0.55)  # lifted to chance, 0.1
@@ -388,66 +390,16 @@ def test_summarise(curve_of):
     assert (best.level, best.sparsity, best.accuracy, best.test_accuracy) == (3, levels[3].sparsity, 0.875, 0.65)
     assert (stop.level, stop.sparsity, stop.accuracy, stop.test_accuracy) == (0, 0.0, 0.75, 0.7)
     for part, paid in ((found, 5), (best, 5), (stop, 3)):
-        assert {name: getattr(part, name) for name in curve.COSTS} == vars(curve.costs(levels[:paid]))
+        assert {name: getattr(part, name) for name in COSTS} == vars(costs(levels[:paid]))
     assert found.early_stop_triggered
 
 
 def test_summarise_a_curve_that_ran_out_and_on_noisy_labels(curve_of):
-    found = curve.summarise(curve_of([0.75, 0.5], noisy=[0.25, 0.5]), labels="noisy")
+    found = Reading(labels="noisy").summary(curve_of([0.75, 0.5], noisy=[0.25, 0.5]))
     assert (found.best.level, found.best.accuracy) == (1, 0.5)
     assert (found.early_stop.level, found.early_stop.levels, found.early_stop_triggered) == (1, 2, False)
 
 
 def test_an_empty_curve_has_no_summary():
     with pytest.raises(ValueError, match="at least one measured level, but got 0"):
-        curve.summarise([])
-
-
-# --- costs ----------------------------------------------------------------------------------
-
-
-def energy(kwh, source="measured", reason=None):
-    return {"seconds": 2.0, "energy": {"kwh": kwh, "source": source, "reason": reason}}
-
-
-def test_costs_are_sums_over_levels(make_record):
-    levels = [
-        make_record(level, pflop_teacher=0.5, pflop_real_teacher=1.0, measured=energy(0.25)) for level in range(3)
-    ]
-    assert curve.costs(levels) == curve.Costs(
-        levels=3,
-        pflop=0.75,
-        pflop_teacher=1.5,
-        pflop_real=1.5,
-        pflop_real_teacher=3.0,
-        pflop_real_evaluation=0.1875,
-        seconds=6.0,
-        energy_kwh=0.75,
-        energy_source="measured",
-        energy_levels=3,
-        energy_reason=None,
-    )
-
-
-@pytest.mark.parametrize(
-    ("parts", "kwh", "source", "known", "note"),
-    [
-        ([], 0, "measured", 0, None),
-        ([(0.5, "measured", None), (0.25, "estimated", None)], 0.75, "estimated", 2, None),
-        ([(0.0, "measured", None)], 0.0, "measured", 1, None),
-        ([(0.5, "measured", None), (None, "none", "MIG")], None, "none", 1, "1 of 2 levels: MIG"),
-        ([(0.5, "measured", "without the CPU"), (None, "none", "MIG")], None, "none", 1, "1 of 2 levels: MIG"),
-        ([(0.5, "measured", None), (0.5, "measured", "without the CPU")], 1.0, "measured", 2, "without the CPU"),
-    ],
-)
-def test_a_sum_of_energies_is_never_silently_too_small(make_record, parts, kwh, source, known, note):
-    found = curve.costs([make_record(i, measured=energy(*part)) for i, part in enumerate(parts)])
-    assert (found.energy_kwh, found.energy_source, found.energy_levels, found.energy_note) == (kwh, source, known, note)
-    halves = [curve.costs([make_record(i, measured=energy(*part))]) for i, part in enumerate(parts)]
-    assert curve.total_costs(halves) == found
-
-
-def test_a_level_that_recorded_nothing_has_no_figure(make_record):
-    found = curve.costs([make_record(0), make_record(1, measured={})])
-    assert (found.seconds, found.energy_kwh, found.energy_levels) == (None, None, 1)
-    assert found.energy_note == "1 of 2 levels: nothing was recorded"
+        Reading().summary([])

@@ -19,10 +19,10 @@ from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec, setting_id, to_json
 from sdd_core.store import Store
 from sweeps import distill
-from sweeps.kinds.distill.figures import costs, shared_levels
 from sweeps.kinds.distill.flags import read_options
-from sweeps.kinds.distill.plan import VANILLA, Approach, DistillSettings, DistillSweep
-from sweeps.kinds.distill.report import DistillAnswer
+from sweeps.kinds.distill.plan import VANILLA, Approach, DistillSettings
+from sweeps.kinds.distill.report import headline, report
+from sweeps.kinds.figures import costs, shared_levels
 from sweeps.run import launch
 from sweeps.run.outcome import Outcome
 from sweeps.sweep import Task
@@ -67,25 +67,33 @@ def test_students_of_all_seeds_share_the_data_and_the_teacher(store):
         assert [(trial.seed, trial.data_seed) for trial in trials] == [(3, 0), (5, 0)]
         assert {trial.distilled for trial in trials} == {approach != VANILLA}
         assert all(trial.teacher is None or trial.teacher.trial == TEACHER for trial in trials)
-    sweep = DistillSweep(chosen, store)
-    assert sweep.plan() == [Task(trial, None) for approach in chosen.approaches for trial in chosen.trials(approach)]
+    # The first seed of every approach comes before the second of any.
+    first, second = zip(*(chosen.trials(approach) for approach in chosen.approaches), strict=True)
+    assert chosen.plan().step(store).tasks == tuple(Task(trial) for trial in (*first, *second))
 
 
 def test_a_finished_student_is_not_asked_for_again(store):
-    sweep = DistillSweep(settings(), store)
+    plan = settings().plan()
     fake_levels(store, TEACHER, FALLING)
-    first, *others = (task.spec for task in sweep.plan())
+    first, *others = (task.spec for task in plan.step(store).tasks)
     fake_levels(store, first, DIPPING)
-    assert [task.spec for task in sweep.plan()] == others
+    assert [task.spec for task in plan.step(store).tasks] == others
+    assert plan.step(store).answer is None
     for spec in others:
         fake_levels(store, spec, FALLING)
-    assert sweep.plan() == []
-    assert [spec for spec, _ in sweep.trials()] == [TEACHER, first, *others]
+    assert plan.step(store).tasks == ()
+    assert plan.step(store).trials == (first, *others)
+    assert plan.step(store).answer == plan.arms
 
 
 def test_a_teacher_that_is_a_vanilla_student_too_is_one_trial(store):
-    sweep = DistillSweep(settings(teacher=STUDENT), store)
-    assert Counter(spec.trial_id for spec, _ in sweep.trials())[STUDENT.trial_id] == 1
+    chosen = settings(teacher=STUDENT)
+    fake_levels(store, STUDENT, FALLING)
+    for spec in chosen.plan().trials():
+        fake_levels(store, spec, FALLING)
+    results = report(store, chosen, "s", READING, 0.035).results
+    assert Counter(result.spec.trial_id for result in results)[STUDENT.trial_id] == 1
+    assert results[0].tags["approach"] == "vanilla, teacher"
 
 
 # --- what it costs --------------------------------------------------------------------------
@@ -154,14 +162,14 @@ def answer(store):
         for approach in chosen.approaches:
             for trial in chosen.trials(approach):
                 fake_levels(store, trial, curves[approach.level], kwh=kwh)
-        return DistillAnswer(DistillSweep(chosen, store), "a-sweep", READING, tolerance=0.035)
+        return report(store, chosen, "a-sweep", READING, 0.035)
 
     return make
 
 
 def shown(answer):
     out = io.StringIO()
-    answer.print(Console(file=out, width=110))
+    answer.show(Console(file=out, width=110))
     return out.getvalue()
 
 
@@ -192,22 +200,22 @@ def test_co2_is_shown_where_it_is_known(answer):
     assert ["to", "its", "best", "level", "91.0", "±", "0.0", "30.0", "2.0", "2.00e-03", "4.25e-03", "19"] in rows
     assert "that part of the teacher's trainings; estimated, at 445 g/kWh." in said
     assert all(len(line) <= 110 for line in said.splitlines() if "±" in line)
-    (best,) = [row for row in made.rows if row.mode == "to_best" and row.approach.level == "pruned"]
+    (best,) = [row for approach, row in made.rows() if row.mode == "to_best" and approach.level == "pruned"]
     assert (best.co2_g, best.co2_g_full) == (pytest.approx(8.9), pytest.approx(4.25 * 4.45))
-    assert made.sweep_figures()[0]["best_co2_g_full"] == pytest.approx(7.25 * 4.45)
+    assert made.figures()[0]["best_co2_g_full"] == pytest.approx(7.25 * 4.45)
 
 
 def test_without_a_dip_nothing_needs_avoiding_and_the_sparser_of_equals_is_best(answer):
     made = answer(vanilla=FALLING, dense=FALLING, pruned=[0.85, 0.8, 0.9, 0.8, 0.6])
-    assert "nothing needs avoiding" in made.headline()[0]
-    assert "for 1 of 2 approaches" in made.headline()[0]
-    assert made.best.approach == Approach("pruned", 0.5, 4.0)
+    assert "nothing needs avoiding" in headline(made)[0]
+    assert "for 1 of 2 approaches" in headline(made)[0]
+    assert made.best == Approach("pruned", 0.5, 4.0)
 
 
 def test_a_pruned_teacher_whose_best_level_is_the_dense_one_is_said(answer):
     made = answer(teacher=[0.9, 0.8, 0.7, 0.7, 0.6])
-    assert "one level is meant twice, so its students are the same" in made.headline()
-    assert "one level is meant twice" not in " ".join(answer(student=STUDENT.replace(epochs=7)).headline())
+    assert "one level is meant twice, so its students are the same" in headline(made)
+    assert "one level is meant twice" not in " ".join(headline(answer(student=STUDENT.replace(epochs=7))))
 
 
 def test_one_seed_has_no_deviation_and_no_teacher_no_cost_of_one(answer):
@@ -315,7 +323,7 @@ def test_a_failed_teacher_is_said_with_the_students_that_it_holds_back(tmp_path,
     monkeypatch.chdir(tmp_path)
     held_back = {"0123456789ab": "ba9876543210"}
     failed = Outcome(failures={"ba9876543210": "RuntimeError: no more memory"}, held_back=held_back)
-    monkeypatch.setattr(launch.Launch, "_drive", lambda self: failed)
+    monkeypatch.setattr(launch.Running, "_drive", lambda self: failed)
     assert distill.main(["--json", "answer.json"]) == 1
     said = capsys.readouterr().out
     assert "trial ba9876543210: RuntimeError: no more memory" in said

@@ -9,8 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.pictures import distill
-from analysis.pictures.distill import LEVEL_COLOURS, TEACHER_COLOUR, VANILLA_COLOUR
-from sdd_core.curve import LevelRecord
+from analysis.pictures.axes import BASE_COLOUR, PALE
+from analysis.pictures.distill import LEVEL_COLOURS
+from sdd_core.reading import Reading
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec, level_keys
 from tests.fakes import fake_record
 
@@ -51,7 +53,7 @@ def draw(tmp_path, monkeypatch):
         trial = taught("dense", base=base)[0].teacher.trial
         teacher = (trial, levels(trial, FALLING[:with_teacher])) if with_teacher else None
         path = tmp_path / "picture.png"
-        distill.plot_distillation(path, "a $weird_title", students, teacher=teacher, labels=labels)
+        distill.plot_distillation(path, "a $weird_title", students, teacher=teacher, reading=Reading(labels=labels))
         content = path.read_bytes()
         assert content[:8] == b"\x89PNG\r\n\x1a\n"
         assert struct.unpack(">I", content[16:20])[0] >= 1440
@@ -84,22 +86,22 @@ def test_a_panel_for_each_alpha_and_tau_with_the_vanilla_student_in_all(draw):
     assert [axes.get_title(loc="left") for axes in drawn] == [f"α = {a:g}, τ = {t:g}" for a, t in approaches]
     for axes in drawn:
         assert key(axes) == ["vanilla: 30.0 (30.0)", "from dense: 0.0 (0.0)", "from pruned: 0.0 (0.0)"]
-        for colour in (VANILLA_COLOUR, LEVEL_COLOURS["dense"], LEVEL_COLOURS["pruned"], TEACHER_COLOUR):
+        for colour in (BASE_COLOUR, LEVEL_COLOURS["dense"], LEVEL_COLOURS["pruned"], PALE):
             (line,) = lines(axes, colour)
-            values = DIPPING if colour == VANILLA_COLOUR else FALLING
+            values = DIPPING if colour == BASE_COLOUR else FALLING
             assert list(line.get_ydata()) == pytest.approx([100 * value - 10 for value in values])
         assert len(axes.collections) == 3  # bands of the students, none of the teacher
     (below,) = figure.legends
     said = [text.get_text() for text in below.get_texts()]
     assert "mean over seeds" in said
-    assert "best level of a seed, chosen on validation" in said
+    assert "best level of a seed, chosen on validation, clean labels" in said
     assert "teacher: lenet hidden1=77 hidden2=100, λ=0.01" in said
 
 
 def test_means_and_bands_are_over_the_seeds(draw):
     figure = draw(vanilla([0.9, 0.5, 0.4, 0.7, 0.3], seed=0), vanilla([0.7, 0.5, 0.4, 0.7, 0.3], seed=1))
     (axes,) = panels(figure)
-    (line,) = lines(axes, VANILLA_COLOUR)
+    (line,) = lines(axes, BASE_COLOUR)
     assert line.get_ydata()[0] == pytest.approx(70)
     (band,) = axes.collections
     low, high = band.get_paths()[0].get_extents().intervaly
@@ -110,7 +112,7 @@ def test_means_and_bands_are_over_the_seeds(draw):
 def test_marks_stand_at_the_best_level_and_at_the_teachers(draw):
     (axes,) = panels(draw(taught("pruned", [0.5, 0.6, 0.8, 0.8, 0.3])))
     points = {line.get_marker(): line for line in axes.get_lines() if len(line.get_xdata()) == 1}
-    assert points["o"].get_xdata()[0] == pytest.approx(0.125)  # of equals the sparser
+    assert points["s"].get_xdata()[0] == pytest.approx(0.125)  # of equals the sparser
     assert points["D"].get_xdata()[0] == pytest.approx(0.5)
     assert points["D"].get_ydata()[0] == pytest.approx(82)
     assert not list(axes.collections)  # one seed has no band
@@ -155,4 +157,4 @@ def test_levels_by_number_come_last_and_look_different(draw):
 
 def test_nothing_to_draw_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one level"):
-        distill.plot_distillation(tmp_path / "x.png", "t", [vanilla([])], teacher=None)
+        distill.plot_distillation(tmp_path / "x.png", "t", [vanilla([])], teacher=None, reading=Reading())

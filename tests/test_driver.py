@@ -10,8 +10,9 @@ import pytest
 from sdd_core import cost, recipes
 from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store, determined, is_complete
+from sweeps.kinds.grid.plan import Grid
 from sweeps.run.outcome import Budget
-from sweeps.sweep import Task
+from sweeps.sweep import Arm
 
 TINY = recipes.digits_lenet().replace(
     epochs=1, model_options=(("hidden1", 32), ("hidden2", 16)), target_sparsity=0.5
@@ -28,17 +29,9 @@ def local_ray():
     ray.shutdown()
 
 
-class Fixed:
-    """A source that wants some trials run to their end."""
-
-    def __init__(self, store, specs):
-        self.store, self.specs = store, specs
-
-    def plan(self):
-        return [Task(spec, None) for spec in self.specs if not is_complete(self.store.curve(spec), spec)]
-
-    def trials_left(self):
-        return 0
+def fixed(specs):
+    """A plan that wants some trials run to their end."""
+    return Grid(arms=tuple(Arm(trials=(spec,)) for spec in specs))
 
 
 class Diary:
@@ -47,8 +40,8 @@ class Diary:
     def __init__(self):
         self.lines = []
 
-    def planned(self, tasks, trials_left):
-        self.lines.append(("planned", len(tasks)))
+    def planned(self, waiting, left):
+        self.lines.append(("planned", waiting))
 
     def started(self, task):
         self.lines.append(("started", task.spec.trial_id))
@@ -67,10 +60,11 @@ def drive(store, specs, listener=None, width=2, budget=None):
     from sweeps.run import ray_driver
 
     return ray_driver.run(
-        Fixed(store, specs),
+        [fixed(specs)],
         store,
         resources=ray_driver.Resources(cpus=1, gpus=0, width=width, threads=1),
         keep="dense_best_last",
+        labels="clean",
         listeners=[listener or Diary()],
         budget=budget,
     )
@@ -84,7 +78,7 @@ def test_trials_run_to_their_end_and_a_second_run_has_nothing_to_do(tmp_path):
     assert [len(store.curve(spec)) for spec in specs] == [5, 5, 5]
     levels = [line for line in diary.lines if line[0] == "level"]
     assert sorted(levels) == sorted(("level", s.trial_id, k, True) for s in specs for k in range(5))
-    assert Fixed(Store(store.url), specs).plan() == []
+    assert fixed(specs).step(Store(store.url)).tasks == ()
 
 
 def test_a_level_that_two_trials_share_is_trained_once(tmp_path):
@@ -108,7 +102,7 @@ def test_a_used_up_budget_ends_each_trial_with_its_level_and_the_next_run_goes_o
     assert first.failures == {}
     assert 3 <= first.spent.levels <= 4  # two at once: the other one was in its level
     assert first.spent.pflop == pytest.approx(first.spent.levels * level.pflop)
-    assert first.spent.pflop_real_all == pytest.approx(
+    assert first.spent.costs.pflop_real_all == pytest.approx(
         first.spent.levels * (level.pflop_real + level.pflop_real_evaluation)
     )
     finished = sum(len(store.curve(spec)) for spec in specs)
@@ -206,4 +200,4 @@ def test_an_interrupt_ends_the_sweep_and_keeps_what_is_finished(tmp_path):
     outcome = drive(store, specs, Impatient())
     assert outcome.interrupted
     assert 3 <= len(list((tmp_path / "store" / "levels").rglob("*.json"))) < 87
-    assert Fixed(store, specs).plan()
+    assert fixed(specs).step(store).tasks

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdd_core import energy, trajectory
-from sdd_core.energy import PUE, Device, Meter, Sample, account, grams, nothing
+from sdd_core import trajectory
+from sdd_core.energy import PUE, WORLD_INTENSITY, Device, Meter, Sample, account, full_load, grams, nothing, probe
+from sdd_core.energy import meter as meters
 from sdd_core.store import Store, determined
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -165,7 +166,7 @@ def test_grams(kwh, intensity, expected):
 def test_the_constants_are_carbontrackers():
     from carbontracker import constants
 
-    assert (PUE, energy.WORLD_INTENSITY) == (constants.PUE_2023, constants.WORLD_AVG_CARBON_INTENSITY)
+    assert (PUE, WORLD_INTENSITY) == (constants.PUE_2023, constants.WORLD_AVG_CARBON_INTENSITY)
     assert constants.WORLD_AVG_CARBON_INTENSITY_YEAR == 2024
 
 
@@ -191,7 +192,7 @@ def cpuinfo(name, packages=1, flags="fpu vme"):
     ],
 )
 def test_cpu_names(raw, name):
-    assert energy.cpu_name(cpuinfo(raw)) == name
+    assert full_load.cpu_name(cpuinfo(raw)) == name
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_cpu_names(raw, name):
     ],
 )
 def test_only_a_name_that_is_in_the_table_has_a_tdp(text, watts):
-    assert energy.full_load(text, energy._table()) == watts
+    assert full_load.cpu_watts(text, full_load.cpu_table()) == watts
 
 
 # --- the meter's process --------------------------------------------------------------------
@@ -253,7 +254,7 @@ FAULTS = {
 @pytest.mark.parametrize(("tracker", "reason"), FAULTS.items())
 @pytest.mark.parametrize("stated", [None, "60"])
 def test_a_tracker_that_fails_is_an_answer(meter, monkeypatch, tracker, reason, stated):
-    monkeypatch.setattr(energy, "PATIENCE", 1.5 if reason.startswith("the meter said") else 30)
+    monkeypatch.setattr(meters, "PATIENCE", 1.5 if reason.startswith("the meter said") else 30)
     if stated is not None:
         monkeypatch.setenv("SDD_CPU_WATTS", stated)
     found = asked(meter(tracker), reason)
@@ -301,6 +302,16 @@ def test_a_stated_power_counts_from_the_first_level_on(meter, monkeypatch):
 def test_asking_waits_for_nothing(meter):
     found = meter("hangs").energy(0, 1)
     assert "no sample yet" in found["reason"]
+
+
+def test_neither_the_package_nor_the_probe_needs_torch_or_carbontracker():
+    """The probe is run by its path, from anywhere, where this project is not to be found."""
+    seen = "import sys; assert not {'torch', 'carbontracker', 'numpy'} & set(sys.modules), sys.modules"
+    for code in (f"import sdd_core.energy; {seen}", f"import runpy; runpy.run_path({probe.__file__!r}); {seen}"):
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    command = [sys.executable, "-I", "-S", probe.__file__, "no_such_module:tracker", ""]
+    with subprocess.Popen(command, cwd="/", stdin=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert b"No module named 'no_such_module'" in child.stderr.read()
 
 
 def test_a_closed_meter_has_no_process(meter):
@@ -422,7 +433,7 @@ def test_switched_off_is_said(undisturbed):
 
 @pytest.mark.parametrize("tracker", ["steady", *FAULTS])
 def test_no_tracker_changes_or_ends_a_trial(tiny, store, undisturbed, monkeypatch, tracker):
-    monkeypatch.setattr(energy, "TRACKER", f"tests.trackers:{tracker}")
+    monkeypatch.setattr(meters, "TRACKER", f"tests.trackers:{tracker}")
     curve = trajectory.run(tiny(), store)
     assert [determined(record) for record in curve] == [determined(record) for record in undisturbed]
     for record in curve:

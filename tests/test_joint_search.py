@@ -8,15 +8,15 @@ import optuna
 import pytest
 from rich.console import Console
 
-from analysis.pictures.joint import plot_joint
 from sdd_core import recipes
 from sdd_core.curve import GiveUp
 from sdd_core.reading import Reading
 from sdd_core.spec import TeacherRef
 from sdd_core.store import Store
-from sweeps.kinds.joint.plan import JointSearch, JointSettings
-from sweeps.kinds.joint.report import JointAnswer
-from sweeps.kinds.joint.study import Axes, JointStudy, Point, Told
+from sweeps.kinds.joint.plan import JointSettings
+from sweeps.kinds.joint.report import report
+from sweeps.kinds.joint.study import OBJECTIVES, Axes, JointStudy, Point, Told
+from sweeps.kinds.study import StudyInDatabase
 from tests.fakes import fake_levels
 
 TEACHER = recipes.digits_lenet().replace(target_sparsity=0.67, weight_decay=0.01)
@@ -38,10 +38,43 @@ def world(spec):
     return [dense, dense - depth - 0.01, dense - 0.02, late, late - 0.05, 0.3]
 
 
-def make_search(store, budget=12, seeds=(0,), width=2, storage=None):
-    rule = GiveUp(tolerance=0.035)
-    settings = JointSettings(base=BASE, axes=AXES, budget=budget, seeds=seeds, rule=rule, width=width)
-    return JointSearch(settings, store, JointStudy(storage, "joint", AXES), Reading())
+class Search:
+    """A search that is played step by step, with the study that shows it."""
+
+    def __init__(self, settings, store, study):
+        self.settings, self.store, self.study = settings, store, study
+
+    def plan(self):
+        self.step = self.settings.step(self.store)
+        if self.study is not None:
+            self.study.show(self.step.asked)
+        return list(self.step.tasks)
+
+    @property
+    def found(self):
+        return self.settings.step(self.store).answer
+
+    @property
+    def verdicts(self):
+        return self.found.verdicts
+
+    @property
+    def front(self):
+        return list(self.found.front)
+
+    def outlook(self):
+        return self.settings.outlook(self.store)
+
+    def report(self):
+        return report(self.store, self.settings, self.found, "some-sweep")
+
+
+def make_search(store, budget=12, seeds=(0,), width=2, storage=None, axes=AXES):
+    settings = JointSettings(
+        base=BASE, axes=axes, budget=budget, seeds=seeds, rule=GiveUp(tolerance=0.035), reading=Reading(), width=width
+    )
+    study = storage and StudyInDatabase(storage, "joint", ["maximize"] * len(OBJECTIVES), axes.ranges())
+    return Search(settings, store, study)
 
 
 def drive(search, rng=None, stop_after=None):
@@ -78,14 +111,14 @@ def test_it_asks_for_as_many_points_as_it_may_and_each_once(store):
     assert len(search.verdicts) == 12
     assert set(search.verdicts) <= set(GRID)
     assert search.plan() == []
-    assert len(search.trials()) == 13
+    assert len(search.step.trials) == 13
 
 
 def test_a_grid_smaller_than_the_budget_is_searched_whole(store):
     search = make_search(store, budget=100)
     drive(search)
     assert set(search.verdicts) == set(GRID)
-    assert search.trials_left() >= 0
+    assert search.step.left >= 0
 
 
 def test_the_front_holds_the_clean_points_that_none_dominates(store):
@@ -96,7 +129,7 @@ def test_the_front_holds_the_clean_points_that_none_dominates(store):
     assert len(clean) < len(GRID)
 
     def worth(point):
-        best = Reading().summary(search.judge.curves(search.settings.trials(point))[0][1]).best
+        best = Reading().summary(search.store.curve(search.settings.trials(point)[0])).best
         return best.accuracy, best.sparsity
 
     def dominated(point):
@@ -110,13 +143,12 @@ def test_the_front_holds_the_clean_points_that_none_dominates(store):
 
 
 def test_without_a_clean_point_there_is_no_front(store):
-    search = make_search(store, budget=6)
-    search.study.axes = search.settings.axes.__class__((1e-4,), (0.01, 0.02, 0.03), (1.0, 4.0))
+    search = make_search(store, budget=6, axes=Axes((1e-4,), (0.01, 0.02, 0.03), (1.0, 4.0)))
     drive(search)
     assert set(search.verdicts.values()) == {"dips"}
     assert search.front == []
     screen = Console(file=io.StringIO(), width=110)
-    JointAnswer(search, "s").print(screen)
+    search.report().show(screen)
     assert "no point is without a dip" in screen.file.getvalue()
 
 
@@ -144,7 +176,7 @@ def test_what_it_can_still_come_to_closes_in_on_what_it_came_to(store):
         spans.append(search.outlook())
         if not search.plan():
             break
-    levels = sum(len(curve) for _, curve in search.trials())
+    levels = sum(len(store.curve(spec)) for spec in search.step.trials)
     assert sum(spans[-1].fewest.values()) == sum(spans[-1].most.values()) == levels
     assert all(sum(span.fewest.values()) <= levels <= sum(span.most.values()) for span in spans)
     assert len(spans[0].most) == 3 * (6 + 1)
@@ -179,7 +211,7 @@ def test_optuna_learns_where_the_clean_points_are():
     axes = Axes(
         tuple(10.0**k for k in range(-5, 0)), tuple(k / 20 for k in range(1, 21)), tuple(map(float, range(1, 8)))
     )
-    study, told = JointStudy(None, "s", axes), {}
+    study, told = JointStudy(axes), {}
     for _ in range(30):
         wave = study.ask(2, told)
         for point in wave:
@@ -193,7 +225,7 @@ def test_optuna_learns_where_the_clean_points_are():
 def test_the_answer_and_its_picture(store, tmp_path):
     search = make_search(store, budget=20, seeds=(0, 1, 2))
     drive(search)
-    answer = JointAnswer(search, "some-sweep")
+    answer = search.report()
     form = answer.as_json()
     assert (form["schema"], form["sweep"], form["teacher"]["level"]) == (1, "some-sweep", "dense")
     assert len(form["points"]) == 20
@@ -203,14 +235,13 @@ def test_the_answer_and_its_picture(store, tmp_path):
     by_id = {trial["trial_id"]: trial for trial in form["trials"]}
     for point in form["points"]:
         assert {by_id[trial_id]["verdict"] for trial_id in point["trial_ids"]} == {point["verdict"]}
-    metrics, _ = answer.sweep_figures()
+    metrics, _ = answer.figures()
     best = search.front[0]
     assert (metrics["front_weight_decay"], metrics["front_alpha"]) == (best.weight_decay, best.alpha)
     screen = Console(file=io.StringIO(), width=110)
-    answer.print(screen)
+    answer.show(screen)
     assert f"{len(search.front)} of 20 points are the best trade-offs without a dip" in screen.file.getvalue()
     assert max(map(len, screen.file.getvalue().splitlines())) <= 120
     assert "…" not in screen.file.getvalue()
-    vanilla, points = answer.places()
-    plot_joint(tmp_path / "joint.png", "title", vanilla, points, decided_on="validation")
+    answer.draw(tmp_path / "joint.png")
     assert (tmp_path / "joint.png").read_bytes().startswith(b"\x89PNG")

@@ -10,10 +10,12 @@ from sdd_core import recipes
 from sdd_core.curve import GiveUp
 from sdd_core.reading import Reading
 from sdd_core.store import Store
+from sweeps.kinds.judge import Judge
 from sweeps.kinds.lambda_opt.bisection import grid
-from sweeps.kinds.lambda_opt.plan import LambdaSearch, SearchSettings
-from sweeps.kinds.lambda_opt.report import LambdaAnswer
-from sweeps.kinds.lambda_opt.study import LambdaStudy, SectionSampler
+from sweeps.kinds.lambda_opt.plan import SearchSettings
+from sweeps.kinds.lambda_opt.report import headline, report
+from sweeps.kinds.lambda_opt.study import PARAMETER, SectionSampler
+from sweeps.kinds.study import StudyInDatabase, log_range
 from tests.fakes import fake_levels
 
 # target sparsity 0.67 is 5 prunings: curves of 6 levels
@@ -31,12 +33,68 @@ def settings_for(truth, seeds=(0, 1, 2), width=2):
     return SearchSettings(base=BASE, points=points, seeds=seeds, rule=GiveUp(tolerance=0.035), width=width)
 
 
-def make_search(store, settings, storage=None):
-    def names(value):
-        return [trial.trial_id for trial in settings.trials(value)]
+class Search:
+    """A search that is played step by step, with the study that shows it."""
 
-    study = LambdaStudy(storage, "test", settings.points, settings.width, names)
-    return LambdaSearch(settings, store, study)
+    def __init__(self, settings, store, study):
+        self.settings, self.store, self.study = settings, store, study
+
+    def plan(self):
+        self.step = self.settings.step(self.store)
+        if self.study is not None:
+            self.study.show(self.step.asked)
+        return list(self.step.tasks)
+
+    @property
+    def found(self):
+        return self.settings.step(self.store).answer
+
+    @property
+    def answer(self):
+        return self.found.answer
+
+    @property
+    def verdicts(self):
+        return self.found.verdicts
+
+    @property
+    def asked(self):
+        return [self.settings.points.index(point.values[PARAMETER]) for point in self.settings.step(self.store).asked]
+
+    def at(self, point):
+        return self.settings.trials(self.settings.points[point])
+
+    def judge(self):
+        return Judge(self.store, self.settings.rule, self.at(0))
+
+    def curves(self, point):
+        return self.judge().curves(self.at(point))
+
+    def median_depth(self, point):
+        return self.judge().median_depth(self.at(point))
+
+    def outlook(self):
+        return self.settings.outlook(self.store)
+
+    def report(self):
+        return report(self.store, [self.settings], [self.settings.step(self.store)], "s", Reading())
+
+
+def make_search(store, settings, storage=None):
+    study = None
+    if storage is not None:
+        ranges = {PARAMETER: log_range(settings.points[0], settings.points[-1])}
+        study = StudyInDatabase(storage, "test", ["minimize"], ranges)
+    return Search(settings, store, study)
+
+
+def form_of(search):
+    (form,) = search.report().as_json()["settings"]
+    return form
+
+
+def lines_of(search):
+    return headline(search.report().settings[0])
 
 
 def drive(search, world, rng=None, stop_after=None):
@@ -76,12 +134,12 @@ def store(tmp_path):
 def test_every_shape_of_outcome(store, truth, reason, optimum, bracket):
     search = make_search(store, settings_for(truth))
     drive(search, by_letter(truth))
-    form = LambdaAnswer(search, "s", Reading()).as_json()["settings"][0]
+    form = form_of(search)
     points = search.settings.points
     assert form["reason"] == reason
     assert form["lambda_opt"] == (None if optimum is None else points[optimum])
     assert form["bracket"] == [None if p is None else points[p] for p in bracket]
-    assert LambdaAnswer(search, "s", Reading()).headline()
+    assert lines_of(search)
 
 
 def test_base_and_lambda_opt_run_to_their_end_and_others_are_given_up(store):
@@ -98,7 +156,7 @@ def test_base_and_lambda_opt_run_to_their_end_and_others_are_given_up(store):
     assert lengths.pop(4) == [6, 6, 6]
     for point, found in lengths.items():
         assert found == ([4, 4, 4] if truth[point] == "d" else [6, 6, 6])
-    trials = LambdaAnswer(search, "s", Reading()).as_json()["settings"][0]["trials"]
+    trials = form_of(search)["trials"]
     assert {t["stopped_early"] for t in trials if t["levels"] == 4} == {True}
     assert {t["stopped_early"] for t in trials if t["levels"] == 6} == {False}
 
@@ -112,8 +170,8 @@ def test_the_least_bad_is_run_until_its_dip_is_a_true_one(store):
     assert search.answer.reason == "none_dip_free"
     depth = {p: search.median_depth(p) for p in search.asked}
     whole = {p for p in search.asked if all(len(levels) == 6 for _, levels in search.curves(p))}
-    assert search.least_bad in whole
-    assert depth[search.least_bad] == min(depth.values()) == pytest.approx(0.1)
+    assert search.found.least_bad in whole
+    assert depth[search.found.least_bad] == min(depth.values()) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +202,7 @@ def test_what_is_asked_does_not_depend_on_order_or_interruption(tmp_path):
             stop_after = rng.randint(1, 6) if attempt else None
             if drive(search, world, rng, stop_after) != stop_after:
                 break
-        form = LambdaAnswer(search, "s", Reading()).as_json()
+        form = search.report().as_json()
         answers.append((sorted(search.asked), form))
     assert all(answer == answers[0] for answer in answers)
 
@@ -165,17 +223,16 @@ def test_curves_decide_under_the_paper_protocol_on_test(store):
     )
     search = make_search(store, paper)
     drive(search, by_letter("ddccc"))
-    answer = LambdaAnswer(search, "s", Reading())
-    form = answer.as_json()["settings"][0]
+    form = form_of(search)
     assert (form["decided_on"], form["lambda_opt"]) == ("test", settings.points[2])
     assert {t["best_val_accuracy"] for t in form["trials"]} == {None}
-    assert any("PAPER PROTOCOL" in line for line in answer.headline())
+    assert any("PAPER PROTOCOL" in line for line in lines_of(search))
 
 
 def test_a_base_that_never_learned_is_told(store):
     search = make_search(store, settings_for("xx"))
     drive(search, by_letter("xx"))
-    assert any("never left chance" in line for line in LambdaAnswer(search, "s", Reading()).headline())
+    assert any("never left chance" in line for line in lines_of(search))
 
 
 # --- Optuna's side ------------------------------------------------------------------------
@@ -251,20 +308,19 @@ def test_the_sampler_finds_a_threshold_in_an_ordinary_study():
     """SectionSampler is a sampler like any other: a toy objective, driven by Optuna's own loop."""
     points = grid(1e-4, 0.1, 4)
     sampler = SectionSampler(points)
-    verdicts = {}
-    sampler.verdicts = verdicts
 
     def objective(trial):
         value = trial.suggest_float("weight_decay", points[0], points[-1], log=True)
-        verdicts[points.index(value)] = "clean" if value >= 0.01 else "dips"
-        sampler.pending.clear()
-        if not hasattr(sampler.decision(), "points"):
-            trial.study.stop()
+        trial.set_user_attr("verdict", "clean" if value >= 0.01 else "dips")
         return value
 
+    def stop_when_found(study, trial):
+        if not hasattr(sampler.decision(study), "points"):
+            study.stop()
+
     study = optuna.create_study(sampler=sampler)
-    study.optimize(objective, n_trials=50)
-    assert points[sampler.decision().optimum] == 0.01
+    study.optimize(objective, n_trials=50, callbacks=[stop_when_found])
+    assert points[sampler.decision(study).optimum] == 0.01
     assert len(study.trials) <= 8
     with pytest.raises(RuntimeError, match="nothing to sample"):
         study.ask(fixed_distributions={"weight_decay": study.trials[0].distributions["weight_decay"]})

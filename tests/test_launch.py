@@ -1,68 +1,73 @@
 """How a call of an entry script ends, on outcomes that no driver had to make."""
 
+from dataclasses import dataclass
+
 import pytest
 from rich.console import Console
 
+from analysis.report import read
 from sdd_core import recipes
+from sdd_core.reading import Reading
 from sdd_core.spec import TeacherRef
-from sweeps import flags
-from sweeps.kinds.lambda_opt.outlook import to_the_end
+from sweeps.kinds.grid.plan import Grid
+from sweeps.kinds.lambda_opt.flags import read_options
 from sweeps.run import launch
 from sweeps.run.outcome import Outcome
-from sweeps.sweep import Task
+from sweeps.sweep import Arm, Sweep
 from tests.fakes import fake_levels
 
 BASE = recipes.digits_lenet().replace(target_sparsity=0.67)  # 6 levels
 CURVE = [0.9, 0.91, 0.88, 0.87, 0.7, 0.5]
+TEACHER = BASE.replace(weight_decay=0.5)
+STUDENTS = tuple(BASE.replace(alpha=alpha, teacher=TeacherRef(trial=TEACHER, level="pruned")) for alpha in (0.5, 0.8))
 
 
-class One:
-    """A source of one trial."""
+@dataclass(frozen=True)
+class Said:
+    """A report that says which trials it speaks of."""
 
-    def __init__(self, store):
-        self.store = store
+    results: tuple
 
-    def curve(self):
-        return self.store.curve(BASE)
+    def as_json(self):
+        return {"trials": len(self.results)}
 
-    def plan(self):
-        return [Task(BASE, None)] if len(self.curve()) < 6 else []
+    def show(self, console):
+        console.print(f"a report of {len(self.results)} trials")
 
-    def trials_left(self):
-        return 0
+    def draw(self, path):
+        path.write_bytes(b"")
 
-    def outlook(self):
-        return to_the_end([(BASE, self.curve())])
+    def figures(self):
+        return {}, {}
 
 
 @pytest.fixture
 def running(tmp_path, monkeypatch):
+    """A sweep of one trial, or of those given, whose driver makes so many levels of the first and ends like this."""
     monkeypatch.chdir(tmp_path)
-    parser = flags.Parser(prog="test", description="")
-    flags.add_common_flags(parser)
-    reader = parser.read(["--device-rate", "1"])
-    common = flags.read_common(reader, "test")
-    made = launch.Launch(
-        script="test",
-        common=common,
-        source=One(common.store),
-        specs=[BASE],
-        console=Console(width=200),
-        refuse=parser.refuse,
-    )
-    monkeypatch.setattr(made.tracker, "start", lambda: None)
-    return made
+    monkeypatch.setattr(launch.Tracker, "start", lambda self: None)
 
+    def make(levels, specs=(BASE,), *, partial=False, **outcome):
+        sweep = Sweep(
+            script="test.py",
+            heading="heading",
+            plans=(Grid(arms=tuple(Arm(trials=(spec,)) for spec in specs)),),
+            specs=specs,
+            report=lambda store, steps: Said(read(store, [s for s in specs if store.curve(s)], Reading())),
+            tolerance=0.035,
+            partial=partial,
+        )
+        common = read_options(["--device-rate", "1"]).common
+        made = launch.Running(common, sweep, Console(width=200))
 
-def drive(running, monkeypatch, levels, **outcome):
-    """A run whose driver made so many levels and ended like this."""
+        def drive():
+            fake_levels(common.store, specs[0] if not specs[0].distilled else TEACHER, CURVE[:levels])
+            return Outcome(**outcome)
 
-    def make():
-        fake_levels(running.common.store, BASE, CURVE[:levels])
-        return Outcome(**outcome)
+        monkeypatch.setattr(made, "_drive", drive)
+        return made
 
-    monkeypatch.setattr(running, "_drive", make)
-    running.run("heading")
+    return make
 
 
 @pytest.mark.parametrize(
@@ -88,33 +93,46 @@ def drive(running, monkeypatch, levels, **outcome):
         ),
     ],
 )
-def test_an_unfinished_run_says_what_is_kept_and_what_is_left(running, monkeypatch, capsys, outcome, status, words):
-    drive(running, monkeypatch, 2, **outcome)
-    assert not running.finished
-    assert running.account([(BASE, running.source.curve())], {}) == status
+def test_an_unfinished_run_says_what_is_kept_and_what_is_left(running, capsys, outcome, status, words):
+    assert running(2, **outcome).run() == status
     said = capsys.readouterr().out
     assert all(word in said for word in (*words, "run the same command again")), said
+    assert "a report of" not in said
+
+
+def test_a_run_that_something_else_has_ended_has_no_answer_either(running, capsys):
+    """Whatever stopped it, and whatever the driver believes: the store says that a level is missing."""
+    assert running(5).run() == 1
+    said = capsys.readouterr().out
+    assert "stopped before its end: 5 finished levels are kept" in said
+    assert "a report of" not in said
 
 
 def test_the_levels_of_a_teacher_are_kept_too_and_shared_ones_are_counted_once(running, capsys):
     """Ctrl-C while students still wait for their teacher."""
-    store = running.common.store
-    student = BASE.replace(alpha=0.5, teacher=TeacherRef(trial=BASE.replace(weight_decay=0.5), level="pruned"))
-    fake_levels(store, student.teacher.trial, CURVE[:3])
-    running.outcome = Outcome(interrupted=True)
-    students = [student, student.replace(alpha=0.8)]
-    running.account([(spec, store.curve(spec)) for spec in students], {})
+    running(3, STUDENTS, interrupted=True).run()
     assert "interrupted: 3 finished levels are kept" in capsys.readouterr().out
 
 
-def test_a_budget_that_is_used_up_with_the_last_level_ends_nothing(running, monkeypatch):
-    drive(running, monkeypatch, 6, exhausted="the budget is used up")
-    assert running.finished
+def test_a_budget_that_is_used_up_with_the_last_level_ends_nothing(running, capsys):
+    assert running(6, exhausted="the budget is used up").run() == 0
+    assert "a report of 1 trials" in capsys.readouterr().out
 
 
-def test_what_a_run_will_cost_is_predicted_before_it(running, monkeypatch):
-    drive(running, monkeypatch, 6)
-    assert (running.predicted.fewest.levels, running.predicted.most.levels) == (6, 6)
-    running.predicted = None
-    running.run("heading")  # there is nothing to run any more
-    assert running.predicted is None
+@pytest.mark.parametrize(("partial", "shown"), [(True, True), (False, False)])
+def test_arms_that_stand_alone_are_reported_although_others_failed(running, capsys, partial, shown):
+    other = BASE.replace(weight_decay=0.01)
+    made = running(6, (BASE, other), partial=partial, failures={other.trial_id: "a fault"})
+    assert made.run() == 1
+    said = capsys.readouterr().out
+    assert ("a report of 1 trials" in said) == shown
+    assert f"trial {other.trial_id}: a fault" in said
+
+
+def test_what_a_run_will_cost_is_predicted_before_it(running):
+    made = running(6)
+    made.run()
+    assert (made.predicted.fewest.levels, made.predicted.most.levels) == (6, 6)
+    again = running(6)
+    again.run()  # there is nothing to run any more
+    assert again.predicted is None

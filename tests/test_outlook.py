@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from sdd_core.curve import GiveUp
 from sweeps.kinds.lambda_opt.bisection import Answer, decide
 from sweeps.kinds.lambda_opt.outlook import Standing, endings, outlook, soonest
-from sweeps.kinds.lambda_opt.plan import LambdaSearch
 from tests.fakes import fake_levels, fake_record
 from tests.test_lambda_search import BASE, CLEAN, DEAD, DIPS, make_search, settings_for
 
@@ -127,7 +126,7 @@ LETTER = {"d": DIPS, "c": CLEAN, "x": DEAD}
 def test_at_every_moment_the_rest_of_a_search_lies_within_the_range(store, truth, width):
     """A whole search on invented curves, its trials in any order; before each the range is noted."""
     rng = random.Random(f"{truth} {width}")
-    search: LambdaSearch = make_search(store, settings_for(truth, seeds=(0, 1, 2), width=width))
+    search = make_search(store, settings_for(truth, seeds=(0, 1, 2), width=width))
     noted, made = [], 0
     while tasks := search.plan():
         noted.append(search.outlook())

@@ -1,19 +1,21 @@
 """What a sweep still has to train, from what the store holds, and what that costs. Nothing is trained here but once."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import torch
 
-from sdd_core import cost, recipes, trajectory
+from sdd_core import cost, recipes, training, trajectory
+from sdd_core.data import splits
 from sdd_core.pace import Pace
+from sdd_core.record import PFLOPS
 from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store
-from sweeps.forecast.report import SCHEMA, as_json, span
-from sweeps.forecast.work import Bill, bill, forecast, sizes, total, work
-from sweeps.kinds.lambda_opt.outlook import to_the_end
-from sweeps.sweep import Outlook
+from sweeps.forecast.report import SCHEMA, as_json, forecast
+from sweeps.forecast.work import expected, sizes, work
+from sweeps.kinds.grid.plan import Grid
+from sweeps.sweep import Arm, Outlook
 from tests.fakes import fake_levels
 
 BASE = recipes.digits_lenet().replace(target_sparsity=0.67, data_seed=0)  # 6 levels, with fakes as with the real one
@@ -27,8 +29,8 @@ def student(level="pruned", **changes):
 
 def jobs(store, trials):
     """What has to be trained as (trial's lambda, alpha, level, again)."""
-    found = work(store, trials).jobs.values()
-    return sorted((job.spec.weight_decay, job.spec.alpha, job.level, job.again) for job in found)
+    (found,) = work(store, trials)
+    return sorted((job.spec.weight_decay, job.spec.alpha, job.level, job.again) for job in found.jobs.values())
 
 
 def levels(spec, *numbers, again=False):
@@ -52,11 +54,8 @@ def levels(spec, *numbers, again=False):
 def test_levels_that_the_store_lacks_and_weights_that_were_not_kept(store, there, wanted, kept, expected):
     fake_levels(store, BASE, CURVE[:there])
     drop_weights(store, BASE, kept)
-    found = work(store, {BASE: wanted})
-    assert sorted((job.spec.weight_decay, job.spec.alpha, job.level, job.again) for job in found.jobs.values()) == (
-        sorted(expected)
-    )
-    assert len(found.found) == min(there, wanted)
+    assert jobs(store, {BASE: wanted}) == sorted(expected)
+    assert len(work(store, {BASE: wanted})[0].found) == min(there, wanted)
 
 
 def drop_weights(store, spec, kept):
@@ -70,7 +69,7 @@ def drop_weights(store, spec, kept):
 def test_levels_that_trials_share_are_trained_once(store):
     """Another pace of pruning shares the dense level; a trajectory that goes further shares them all."""
     other, further = BASE.replace(prune_fraction=0.4), BASE.replace(target_sparsity=0.8)
-    assert len(work(store, {BASE: 6, other: 3, further: 8}).jobs) == 1 + 7 + 2
+    assert len(jobs(store, {BASE: 6, other: 3, further: 8})) == 1 + 7 + 2
 
 
 @pytest.mark.parametrize(
@@ -106,9 +105,9 @@ def test_students_of_a_known_teacher_are_looked_up(store):
 
 def test_the_early_epoch_that_weights_are_rewound_to(store):
     spec = BASE.replace(retraining="rewind_weights", rewind_epoch=3)
-    assert [job.share for job in work(store, {spec: 3}).jobs.values()] == [1, 1, 1]
+    assert [job.share for job in work(store, {spec: 3})[0].jobs.values()] == [1, 1, 1]
     fake_levels(store, spec, CURVE[:2])
-    (early,) = [job for job in work(store, {spec: 3}).jobs.values() if job.share < 1]
+    (early,) = [job for job in work(store, {spec: 3})[0].jobs.values() if job.share < 1]
     assert (early.level, early.again, early.share) == (0, True, 3 / 30)
 
 
@@ -125,56 +124,67 @@ def test_the_plan_is_what_a_trajectory_then_trains(tiny, store, monkeypatch):
     with pytest.raises(Stop):
         trajectory.run(tiny(), store, on_level=stop, energy=False)
     store.drop_weights(store.curve(tiny())[-1])
-    planned = work(Store(store.url, read_only=True), {tiny(): 5}).jobs.values()
-    train, trained = trajectory.training.train, []
-    monkeypatch.setattr(
-        trajectory.training, "train", lambda *given, **named: (trained.append(given[4]), train(*given, **named))
-    )
+    planned = work(Store(store.url, read_only=True), {tiny(): 5})[0].jobs.values()
+    train, trained = training.train, []
+    monkeypatch.setattr(training, "train", lambda *given, **named: (trained.append(given[4]), train(*given, **named)))
     trajectory.run(tiny(), Store(store.url), energy=False)
     assert sorted(trained) == sorted(job.level for job in planned)
     assert sum(job.again for job in planned) == len(planned) - 1
 
 
-# --- bills --------------------------------------------------------------------------------
+# --- what it costs --------------------------------------------------------------------------
 
 
-def test_a_bill_is_what_the_levels_cost(store):
-    one, paid = student("dense"), {}
-    found = work(store, {one: 2}).jobs.values()
-    for spec, level in ((BASE, 0), (one, 0), (one, 1)):
-        paid[spec, level] = cost.level_cost(spec, level, cost.Sizes(train=1151, val=287, test=359))
-    whole = total(found, lambda spec: PACE)
-    assert (whole.levels, whole.again) == (3, 0)
-    assert whole.pflop == pytest.approx(sum(level.pflop for level in paid.values()))
-    assert whole.pflop_teacher == pytest.approx(sum(level.pflop_teacher for level in paid.values())) != 0
-    real = sum(level.pflop_real + level.pflop_real_teacher + level.pflop_real_evaluation for level in paid.values())
-    assert whole.pflop_real_all == pytest.approx(real)
+def test_it_costs_what_the_levels_cost(store):
+    one = student("dense")
+    (found,) = work(store, {one: 2})
+    paid = [
+        cost.level_cost(spec, level, cost.Sizes(train=1151, val=287, test=359))
+        for spec, level in ((BASE, 0), (one, 0), (one, 1))
+    ]
+    slow, fast = (expected(found.jobs.values(), lambda spec: PACE, slow=slow) for slow in (True, False))
+    assert slow.levels == 3
+    for name in PFLOPS:
+        assert getattr(slow, name) == getattr(fast, name) == pytest.approx(sum(getattr(level, name) for level in paid))
+    assert slow.pflop_teacher > 0
     # 4 and 1 TFLOP/s; 100 W with a PUE of 1.58
-    assert whole.seconds == pytest.approx((real * 1e3 / 4, real * 1e3 / 1))
-    assert whole.kwh == pytest.approx([seconds * 158 / 3.6e6 for seconds in whole.seconds])
+    assert (fast.seconds, slow.seconds) == pytest.approx((slow.pflop_real_all * 250, slow.pflop_real_all * 1000))
+    assert (fast.energy_kwh, slow.energy_kwh) == pytest.approx((fast.seconds * 158 / 3.6e6, slow.seconds * 158 / 3.6e6))
+    assert slow.energy_source == "estimated"
+
+
+def test_a_level_that_is_trained_again_costs_and_does_not_count(store):
+    fake_levels(store, BASE, CURVE[:2])
+    drop_weights(store, BASE, ())
+    (found,) = work(store, {BASE: 3})
+    paid = expected(found.jobs.values(), lambda spec: PACE, slow=True)
+    (new,) = [job for job in found.jobs.values() if not job.again]
+    alone = expected([new], lambda spec: PACE, slow=True)
+    assert (len(found.jobs), paid.levels, paid.pflop) == (3, 1, pytest.approx(3 * alone.pflop))
+    assert paid.pflop_real_evaluation == alone.pflop_real_evaluation
 
 
 def test_the_sizes_are_those_of_the_data(tiny):
-    held = trajectory.data.load(tiny(), trajectory.torch.device("cpu"))
+    held = splits.load(tiny(), torch.device("cpu"))
     assert sizes(tiny()) == cost.Sizes(train=len(held.train), val=len(held.val), test=len(held.test))
     assert sizes(tiny(protocol="paper")) == cost.Sizes(train=1438, val=0, test=359)
 
 
 def test_without_a_pace_or_a_power_there_is_no_figure(store):
-    (job,) = work(store, {BASE: 1}).jobs.values()
-    assert (bill(job, lambda spec: None).seconds, bill(job, lambda spec: None).kwh) == (None, None)
-    blind = Pace(slowest=1, fastest=1, source="stated", watts=None, watts_from="not given")
-    assert bill(job, lambda spec: blind).seconds is not None
-    assert bill(job, lambda spec: blind).kwh is None
-    assert (bill(job, lambda spec: PACE) + bill(job, lambda spec: None)).seconds is None
+    (found,) = work(store, {BASE: 1, BASE.replace(label_noise=0.0): 1})
+    jobs = found.jobs.values()
+    unknown = expected(jobs, lambda spec: None, slow=True)
+    assert (unknown.seconds, unknown.energy_kwh, unknown.energy_source) == (None, None, "none")
+    blind = expected(jobs, lambda spec: replace(PACE, watts=None, watts_from="not given"), slow=True)
+    assert blind.seconds is not None
+    assert (blind.energy_kwh, blind.energy_note) == (None, "2 of 2 levels: not given")
+    assert expected(jobs, lambda spec: PACE if spec == BASE else None, slow=True).seconds is None
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 1e3), st.floats(0, 1e3)), max_size=6))
-def test_bills_add_up(parts):
-    bills = [Bill(levels=n, pflop=x, seconds=(x, x + y), kwh=(y, y)) for n, x, y in parts]
-    whole = sum(bills, Bill())
-    assert whole.levels == sum(n for n, _, _ in parts)
-    assert whole.seconds == pytest.approx((sum(x for _, x, _ in parts), sum(x + y for _, x, y in parts)))
+def test_equal_needs_are_looked_up_once(store):
+    one, other, same = work(store, {BASE: 2}, {BASE: 3}, {BASE: 2})
+    assert one is same
+    assert (len(one.jobs), len(other.jobs)) == (2, 3)
 
 
 # --- a forecast ---------------------------------------------------------------------------
@@ -185,22 +195,24 @@ def test_a_forecast_puts_the_largest_consumers_first_and_names_teachers(store):
     fake_levels(store, BASE, CURVE[:1])
     outlook = Outlook(fewest={one: 6}, most={one: 6, two: 6}, trials={one: (6, 6), two: (0, 6)})
     found = forecast(store, outlook, lambda spec: PACE)
-    names = [row.name for row in found.rows]
+    names = [arm.name for arm in found.arms]
     assert names[0].startswith("λ=0.01 α=0.5")
     assert names[1].startswith("λ=0.1 α=0.5")
     assert names[2] == "teacher lenet on digits λ=0.0001"
-    assert [(row.fewest.levels, row.most.levels) for row in found.rows] == [(6, 6), (0, 6), (5, 5)]
-    assert (found.fewest.trials, found.most.trials) == (2, 3)
-    assert (found.fewest.bill.levels, found.most.bill.levels) == (11, 17)
-    assert found.most.found == 1
+    assert [(arm.fewest.costs.levels, arm.most.costs.levels) for arm in found.arms] == [(6, 6), (0, 6), (5, 5)]
+    fewest, most = found.whole.fewest, found.whole.most
+    assert (fewest.trials, most.trials) == (2, 3)
+    assert (fewest.costs.levels, most.costs.levels) == (11, 17)
+    assert found.found == (1, 1)
 
 
 def test_a_sweep_that_runs_every_trial_to_its_end(store):
     """What a sweep of given trials plans, with their teacher."""
     specs = [student("pruned", alpha=alpha) for alpha in (0.1, 0.9)]
-    found = forecast(store, to_the_end([(spec, store.curve(spec)) for spec in specs]), lambda spec: PACE)
-    assert found.fewest == found.most
-    assert (found.most.trials, found.most.bill.levels) == (3, 18)
+    found = forecast(store, Grid(arms=tuple(Arm(trials=(spec,)) for spec in specs)).outlook(store), lambda spec: PACE)
+    fewest, most = found.whole.fewest, found.whole.most
+    assert (fewest.trials, fewest.costs.levels) == (most.trials, most.costs.levels) == (3, 18)
+    assert most.costs.seconds == pytest.approx(4 * fewest.costs.seconds)
 
 
 def test_json_of_a_forecast(store):
@@ -214,27 +226,13 @@ def test_json_of_a_forecast(store):
     assert as_json(forecast(store, outlook, lambda spec: None), 100.0)["co2_g"] is None
 
 
-@pytest.mark.parametrize(
-    ("ends", "form", "said"),
-    [
-        ({"low": 3, "high": 3}, "{:.0f}", "3"),
-        ({"low": 0, "high": 7}, "{:.0f}", "0 – 7"),  # noqa: RUF001
-        ({"low": 0.00123, "high": 0.00124}, None, "0.0012"),
-        ({"low": 0.000083, "high": 1449}, None, "8.3e-05 – 1,400"),  # noqa: RUF001
-        (None, None, "-"),
-    ],
-)
-def test_ranges_in_words(ends, form, said):
-    assert span(ends, form) == said
-
-
 def test_a_store_that_is_only_read_sets_nothing_aside(tmp_path, store):
     fake_levels(store, BASE, CURVE[:2])
     key = next(itertools.islice(level_keys(BASE), 1, None))
     path = tmp_path / "store" / "levels" / key[:2] / f"{key}.json"
     path.write_text("damaged")
     before = sorted(tmp_path.rglob("*"))
-    assert len(work(Store(store.url, read_only=True), {BASE: 6}).found) == 1
+    assert len(work(Store(store.url, read_only=True), {BASE: 6})[0].found) == 1
     assert sorted(tmp_path.rglob("*")) == before
-    assert len(work(Store(store.url), {BASE: 6}).found) == 1
+    assert len(work(Store(store.url), {BASE: 6})[0].found) == 1
     assert not path.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.pictures import curves
-from sdd_core.curve import LevelRecord
+from sdd_core.reading import Reading
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec, level_keys
 
 BASE = TrialSpec(target_sparsity=0.998)
@@ -52,11 +54,12 @@ def draw(tmp_path, monkeypatch):
     savefig = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (saved.append(self), savefig(self, *a, **k))[1])
 
-    def run(*trials, base=1e-4, optimum=1e-2, tolerance=0.035, labels="clean") -> Figure:
+    def run(*trials, base=1e-4, optimum=1e-2, tolerance=0.035, shape="dip", **reading) -> Figure:
         path: Path = tmp_path / "curves.png"
         curves.plot_curves(
-            path, "a $weird_title", trials, base=base, optimum=optimum, tolerance=tolerance, labels=labels
-        )
+            path, "a $weird_title", trials, base=base, optimum=optimum, tolerance=tolerance,
+            reading=Reading(**reading), shape=shape,
+        )  # fmt: skip
         content = path.read_bytes()
         assert content[:8] == b"\x89PNG\r\n\x1a\n"
         assert struct.unpack(">II", content[16:24]) == (1440, 864)
@@ -69,6 +72,7 @@ def draw(tmp_path, monkeypatch):
 def texts(figure: Figure) -> str:
     found = [text.get_text() for axes in figure.axes for text in axes.texts]
     found += [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
+    found += [text.get_text() for key in figure.legends for text in key.get_texts()]
     found += [axes.get_title(loc="left") for axes in figure.axes]
     return "\n".join(found)
 
@@ -81,10 +85,12 @@ def test_a_search_with_seeds_zero_and_given_up_curves(draw):
     trials += [trial(DIPPING, weight_decay=0.0), trial([], weight_decay=1.0)]
     figure = draw(*trials)
     said = texts(figure)
-    for text in ("40.0", "≥ 30.0", "λ = 0", "given up or unfinished", "one seed", "dip beyond 3.5 points", "chance"):
+    for text in (
+        *("0: 40.0", "0.0001: 40.0  (base λ)", "0.001: ≥ 35.0", "0.01: 0.0  (λ_opt)"),
+        *("base λ = 0.0001: 40.0", "λ_opt = 0.01: 0.0", "dip beyond 3.5 points"),
+        *("given up or unfinished", "one seed", "chance"),
+    ):
         assert text in said, text
-    assert "base λ = 0.0001" in said
-    assert "$λ_{opt}$ = 0.01" in said
     assert "only reported" in said
     ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert ticks == ["0", "50", "80", "90", "95", "99", "99.8"]
@@ -108,6 +114,52 @@ def test_what_a_store_may_hold(draw, trials, options):
             assert all(float(v) == float(v) for v in line.get_ydata()), "NaN in a curve"
 
 
+# Three seeds whose valleys lie at different levels, so that the mean curve's dip is not the seeds' median.
+SEEDS = [[0.9, 0.5, 0.8, 0.8, 0.8, 0.3], [0.9, 0.8, 0.5, 0.8, 0.8, 0.3], [0.9, 0.8, 0.8, 0.6, 0.8, 0.3]]
+
+
+@pytest.mark.parametrize(("shape", "test"), [("dip", "test_dip"), ("rebound", "test_rebound")])
+def test_the_numbers_are_those_of_the_table(draw, shape, test):
+    trials = [trial(values, weight_decay=1e-4, seed=seed) for seed, values in enumerate(SEEDS)]
+    figure = draw(*trials, trial(CLEAN, weight_decay=1e-2), shape=shape)
+    figures = [Reading().summary(curve) for _, curve in trials]
+    depth = statistics.median(getattr(figure, shape) for figure in figures)
+    assert depth == pytest.approx(0.3)  # the mean curve's is 0.1
+    left, right = figure.axes
+    assert f"{100 * depth:.1f}" in [text.get_text() for text in left.texts]
+    assert f"0.0001: {100 * depth:.1f}  (base λ)" in [text.get_text() for text in left.get_legend().get_texts()]
+    on_test = 100 * statistics.median(getattr(figure, test) for figure in figures)
+    assert f"base λ = 0.0001: {on_test:.1f}" in [text.get_text() for text in right.get_legend().get_texts()]
+
+
+def test_the_triangle_stands_on_the_mean_curve_at_the_median_valley(draw):
+    figure = draw(*(trial(values, weight_decay=1e-4, seed=seed) for seed, values in enumerate(SEEDS)))
+    (triangle,) = [line for line in figure.axes[0].get_lines() if line.get_marker() == "v"]
+    assert triangle.get_xdata()[0] == pytest.approx(LEFT[2] / 1000)
+    assert triangle.get_ydata()[0] == pytest.approx(70)
+
+
+@pytest.mark.parametrize(
+    ("reading", "taken", "ended"),
+    [({}, 0, 3), ({"patience": 1}, 0, 1), ({"min_drop": 0.3}, 0, None), ({"patience": 1, "min_drop": 0.45}, 0, 2)],
+)
+def test_early_stopping_is_what_was_asked_for(draw, reading, taken, ended):
+    figure = draw(trial(DIPPING, weight_decay=1e-4), **reading)
+    marks = {line.get_marker(): line for line in figure.axes[1].get_lines() if len(line.get_xdata()) == 1}
+    assert marks["o"].get_xdata()[0] == pytest.approx(LEFT[taken] / 1000)
+    assert ("|" in marks) == (ended is not None)
+    if ended is not None:
+        assert marks["|"].get_xdata()[0] == pytest.approx(LEFT[ended] / 1000)
+        assert f"patience {reading.get('patience', 3)}, drop {100 * reading.get('min_drop', 0.02):g} points" in texts(
+            figure
+        )
+
+
+def test_the_labels_that_decide_are_those_of_the_reading(draw):
+    figure = draw(trial(DIPPING, weight_decay=1e-4), labels="noisy")
+    assert "0.0001: 20.0  (base λ)" in texts(figure)
+
+
 def test_papers_protocol_is_marked(draw):
     said = texts(draw(trial(CLEAN, protocol="paper", epochs=3)))
     assert "paper's protocol" in said
@@ -124,4 +176,4 @@ def test_a_dip_within_the_tolerance_is_not_marked(draw):
 )
 def test_what_cannot_be_drawn(tmp_path, trials, told):
     with pytest.raises(ValueError, match=told):
-        curves.plot_curves(tmp_path / "x.png", "t", trials, base=None, optimum=None, tolerance=0.02)
+        curves.plot_curves(tmp_path / "x.png", "t", trials, base=None, optimum=None, tolerance=0.02, reading=Reading())

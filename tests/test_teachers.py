@@ -7,8 +7,6 @@ import pytest
 from sdd_core import trajectory
 from sdd_core.spec import SpecError, TeacherRef, level_keys
 from sdd_core.store import Need, Store, determined, is_complete
-from sweeps.run.teachers_first import in_stages
-from sweeps.sweep import Task
 from tests.fakes import fake_levels
 
 
@@ -94,19 +92,6 @@ def test_of_a_chain_of_teachers_the_first_is_needed_first(store, taught):
     assert store.teacher_needed(second) == Need(first.teacher.trial, 0)
     fake_levels(store, first.teacher.trial, [0.5])
     assert store.teacher_needed(second) == Need(first, 0)
-
-
-def test_stages_have_each_teacher_once_and_before_its_students(store, tiny, taught):
-    students = [Task(taught(level, seed=seed, data_seed=0), None) for level in ("dense", "pruned") for seed in (0, 1)]
-    vanilla = Task(tiny(), None)
-    teacher = students[0].spec.teacher.trial
-    dense, whole = Task(teacher, None, 0), Task(teacher, None, None)
-    assert in_stages(store, [vanilla, *students]) == [dense, whole, vanilla, *students]
-    assert in_stages(store, [vanilla, *students], {dense}) == [whole, vanilla, *students]
-    fake_levels(store, teacher, [0.5])
-    assert in_stages(store, [vanilla, *students]) == [whole, vanilla, *students]
-    fake_levels(store, teacher, RISING)
-    assert in_stages(store, [vanilla, *students]) == [vanilla, *students]
 
 
 # --- real trajectories ----------------------------------------------------------------------

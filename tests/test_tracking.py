@@ -20,6 +20,7 @@ import pytest
 
 from sdd_core import curve as curves
 from sdd_core import recipes, trajectory
+from sdd_core import record as records
 from sdd_core.spec import setting_id, to_json
 from sdd_core.store import Store
 from sweeps.tracking import content, mirror, sqlite_file, tracker
@@ -88,7 +89,7 @@ def finals_of(store, specs, finished=True):
     return {
         spec.trial_id: TrialFinal(
             spec=spec,
-            metrics={"dip": curves.summarise(store.curve(spec)).dip, "best_val_accuracy": 0.5, "valley": math.inf},
+            metrics={"dip": curves.shape_of(store.curve(spec)), "best_val_accuracy": 0.5, "valley": math.inf},
             tags={"verdict": "clean"},
             finished=finished,
         )
@@ -136,7 +137,9 @@ def runs_of(uri):
     from mlflow import MlflowClient
 
     file = sqlite_file.file_of(uri)
-    client = MlflowClient(tracking_uri=sqlite_file.uri_of(file) if file else uri)
+    if file is not None:
+        sqlite_file.forget_deleted(uri, file)
+    client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("sdd")
     found = client.search_runs([experiment.experiment_id], f'tags."sdd.sweep" = "{SWEEP}"')
     (parent,) = [run for run in found if run.data.tags["sdd.kind"] == "sweep"]
@@ -152,7 +155,7 @@ def assert_equal_to_store(uri, store, specs, status="FINISHED"):
         run, curve = trials[spec.trial_id], store.curve(spec)
         assert run.info.status == status
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        for name in ("sparsity", "train_loss", "val_accuracy", "val_noisy_accuracy", "test_accuracy", *curves.PFLOPS):
+        for name in ("sparsity", "train_loss", "val_accuracy", "val_noisy_accuracy", "test_accuracy", *records.PFLOPS):
             rows = [(row.step, row.value, row.timestamp) for row in client.get_metric_history(run.info.run_id, name)]
             assert sorted(rows) == [
                 (record.level, getattr(record, name), round(1000 * record.measured["finished_at"])) for record in curve

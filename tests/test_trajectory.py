@@ -7,10 +7,15 @@ import math
 import pytest
 import torch
 
-from sdd_core import cost, trajectory
+from sdd_core import cost, machine, training, trajectory
 from sdd_core.curve import GiveUp, best_level, shape_of
+from sdd_core.data import splits
 from sdd_core.spec import SpecError, last_level, level_keys
 from sdd_core.store import Store, determined
+from sdd_core.training import pruning
+from sdd_core.trajectory import make_level
+from sdd_core.trajectory.level import early_weights
+from sdd_core.trajectory.state import from_arrays, new_model, to_arrays
 
 
 class Interruption(Exception):
@@ -109,11 +114,11 @@ def test_a_diverged_trial_runs_to_its_end(tiny, store):
 
 def test_every_random_choice_comes_from_the_spec(tiny, undisturbed, store):
     torch.manual_seed(1234)
-    before, denormal = torch.get_rng_state(), torch.tensor(1e-40)
+    before, denormal, threads = torch.get_rng_state(), torch.tensor(1e-40), torch.get_num_threads()
     curve, _ = run(tiny(target_sparsity=0.8), store)
     assert facts(curve) == facts(undisturbed)
     assert torch.equal(torch.get_rng_state(), before)
-    assert float(denormal * 1) != 0  # other code's arithmetic is left alone too
+    assert (float(denormal * 1) != 0, torch.get_num_threads()) == (True, threads)  # other code's arithmetic, too
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1, "data_seed": 0}, {"data_seed": 1}])
@@ -177,7 +182,7 @@ def test_killed_between_a_levels_weights_and_its_record(tiny, store, undisturbed
 
 
 def test_killed_in_the_middle_of_a_training(tiny, store, undisturbed, monkeypatch):
-    train = trajectory.training.train
+    train = training.train
 
     def die(model, masks, split, spec, level, *options, **named):
         train(model, masks, split, spec, level, *options, **named)
@@ -185,7 +190,7 @@ def test_killed_in_the_middle_of_a_training(tiny, store, undisturbed, monkeypatc
             raise Interruption
 
     with monkeypatch.context() as patch:
-        patch.setattr(trajectory.training, "train", die)
+        patch.setattr(training, "train", die)
         with pytest.raises(Interruption):
             trajectory.run(tiny(), store)
     curve, trained = run(tiny(), Store(store.url))
@@ -241,16 +246,16 @@ def test_a_rival_with_other_weights_is_gone_on_from_too(tiny, store, tmp_path):
 
 
 def test_pruned_weights_are_zero_before_the_first_step_of_their_level(tiny, store, undisturbed, monkeypatch):
-    train, seen = trajectory.training.train, []
+    train, seen = training.train, []
 
     def look(model, masks, split, spec, level, *options, **named):
-        weights = trajectory.pruning.prunable_weights(model)
+        weights = pruning.prunable_weights(model)
         seen.append(
             [int((weight != 0).sum() - (masks[name] & (weight != 0)).sum()) for name, weight in weights.items()]
         )
         train(model, masks, split, spec, level, *options, **named)
 
-    monkeypatch.setattr(trajectory.training, "train", look)
+    monkeypatch.setattr(training, "train", look)
     curve, _ = run(tiny(), store)
     assert seen == [[0, 0, 0]] * 5
     assert facts(curve) == facts(undisturbed[:5])
@@ -330,3 +335,48 @@ def test_trials_that_differ_in_training_share_nothing(tiny, store):
     run(tiny(), store)
     _, trained = run(tiny(weight_decay=0.0), store)
     assert all(trained)
+
+
+# --- one level as a function ----------------------------------------------------------------
+
+
+def arrays_of(level):
+    """A copy of a level's network as a store would hold it."""
+    return {name: array.copy() for name, array in to_arrays(level.state).items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all((array == other[name]).all() for name, array in one.items())
+
+
+def test_a_level_is_a_function_of_the_level_before(tiny, undisturbed):
+    """The trajectory as a chain of calls without a store: called again, each makes the same, and changes nothing."""
+    spec, before = tiny(), None
+    data = splits.load(spec, torch.device("cpu"))
+    with machine.cpu_arithmetic(threads=1):
+        for level, expected in enumerate(undisturbed[:5]):
+            given = {} if before is None else arrays_of(before)
+            once, again = (make_level(spec, level, before, None, data) for _ in range(2))
+            assert before is None or same(arrays_of(before), given)
+            assert same(arrays_of(once), arrays_of(again))
+            assert determined(once.record) == determined(again.record)
+            assert once.record.weights is None  # their checksum is the store's to say
+            before = once._replace(record=dataclasses.replace(once.record, weights=expected.weights))
+            assert determined(before.record) == determined(expected)
+
+
+def test_level_0_hands_on_the_weights_that_it_passes_at_the_rewind_epoch(tiny):
+    spec = tiny(retraining="rewind_weights", rewind_epoch=1, epochs=2)
+    data = splits.load(spec, torch.device("cpu"))
+    passed, made = make_level(spec, 0, None, None, data).state.early, early_weights(spec, None, data)
+    assert same(passed, made)
+    assert make_level(tiny(), 0, None, None, data).state.early is None
+
+
+def test_a_state_is_what_its_arrays_say(tiny):
+    data = splits.load(tiny(), torch.device("cpu"))
+    state = make_level(tiny(), 1, make_level(tiny(), 0, None, None, data), None, data).state
+    read = from_arrays(to_arrays(state), new_model(tiny(), data), 1)
+    assert read.masks.keys() == state.masks.keys()
+    assert all(torch.equal(read.masks[name], mask) for name, mask in state.masks.items())
+    assert all(torch.equal(read.model.state_dict()[name], value) for name, value in state.model.state_dict().items())

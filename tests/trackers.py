@@ -111,7 +111,7 @@ def rapl(kind, gpu):
     """carbontracker's own reader on a counter that grows by 50 J a second, in the folder that RAPL_DIR names."""
     from carbontracker.components.cpu import intel
 
-    from sdd_core import energy
+    from sdd_core.energy import probe
 
     folder = Path(os.environ["RAPL_DIR"])
     counter = folder / "intel-rapl:0" / "energy_uj"
@@ -129,4 +129,4 @@ def rapl(kind, gpu):
 
     threading.Thread(target=count, daemon=True).start()
     intel.RAPL_DIR = f"{folder}/"
-    return energy._carbontracker(kind, gpu)
+    return probe.carbontracker(kind, gpu)

@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from analysis.pictures.axes import DPI, GREY
-from analysis.pictures.curves import BASE_COLOUR, OPTIMUM_COLOUR
+from analysis.pictures.axes import (
+    BASE_COLOUR,
+    GREY,
+    OPTIMUM_COLOUR,
+    PALE,
+    TEXT,
+    TITLE,
+    new_figure,
+    plain_frame,
+    write,
+)
 
 
 class Place(NamedTuple):
@@ -27,7 +34,7 @@ class Place(NamedTuple):
 
 # kind -> (marker, colour, size, name in the legend)
 _STYLES: Final = {
-    "dips": ("x", "#999999", 36, "dips"),
+    "dips": ("x", PALE, 36, "dips"),
     "collapsed": ("v", "#bbbbbb", 30, "collapsed"),
     "clean": ("o", "#56B4E9", 34, "clean"),
     "front": ("o", OPTIMUM_COLOUR, 64, "clean and on the front"),
@@ -44,9 +51,7 @@ def plot_joint(path: str | Path, title: str, vanilla: Place, points: Sequence[Pl
 
     The points of the front are numbered, the most accurate first, and named beside.
     """
-    figure = Figure(figsize=(12.0, 5.2), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
+    figure = new_figure(title, 12.0, 5.2)
     left, right, names = figure.subplots(1, 3, width_ratios=(1, 1, 0.42))
     right.sharex(left)
     right.sharey(left)
@@ -57,10 +62,10 @@ def plot_joint(path: str | Path, title: str, vanilla: Place, points: Sequence[Pl
         (right, "test", "On test" + (", which decides" if by_test else ", only reported")),
     ):
         _draw(axes, [vanilla, *points], front, score)
-        axes.set_title(what, loc="left", fontsize=11)
+        axes.set_title(what, loc="left", fontsize=TITLE)
     left.set_ylabel("accuracy at the best level (%)")
     _write_names(names, left, front)
-    figure.savefig(path, format="png", dpi=DPI)
+    write(figure, path)
 
 
 def _draw(axes: Axes, places: Sequence[Place], front: Sequence[Place], score: str) -> None:
@@ -73,17 +78,17 @@ def _draw(axes: Axes, places: Sequence[Place], front: Sequence[Place], score: st
     for number, place in enumerate(front, start=1):
         numbers.setdefault((100 * place.sparsity, 100 * getattr(place, score)), []).append(str(number))
     for where, found in numbers.items():
-        axes.annotate(", ".join(found), where, xytext=(6, 5), textcoords="offset points", fontsize=9, color=GREY)
+        axes.annotate(", ".join(found), where, xytext=(6, 5), textcoords="offset points", fontsize=TEXT, color=GREY)
     axes.set_xlabel("sparsity of the best level (%)")
     axes.margins(x=0.12, y=0.12)
-    axes.grid(alpha=0.25)
+    plain_frame(axes)
 
 
 def _write_names(axes: Axes, drawn: Axes, front: Sequence[Place]) -> None:
     """The legend of the panels, and the points of the front by number."""
     axes.axis("off")
     handles, labels = drawn.get_legend_handles_labels()
-    axes.legend(handles, labels, loc="upper left", fontsize=9, frameon=False, borderaxespad=0)
+    axes.legend(handles, labels, loc="upper left", fontsize=TEXT, frameon=False, borderaxespad=0)
     lines = [f"{number}  {place.label}" for number, place in enumerate(front[:_MAX_NAMES], start=1)]
     lines += [f"and {len(front) - _MAX_NAMES} more"] if len(front) > _MAX_NAMES else []
-    axes.text(0.02, 0.66, "\n".join(lines), va="top", fontsize=9, color=GREY, transform=axes.transAxes)
+    axes.text(0.02, 0.66, "\n".join(lines), va="top", fontsize=TEXT, color=GREY, transform=axes.transAxes)

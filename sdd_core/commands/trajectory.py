@@ -8,12 +8,12 @@ from typing import Annotated
 
 from typing_extensions import Doc
 
-from sdd_core import curve, energy
-from sdd_core.curve import LevelRecord
+from sdd_core import energy
 from sdd_core.data.sources import set_data_dir
 from sdd_core.fields import Flag, SpecError
 from sdd_core.flags import Here, Parser, add_spec, read_spec
 from sdd_core.reading import Reading
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; every finished level is kept, the same command goes on from there")
         return 130
-    figures = curve.summarise(records)
+    figures = Reading().summary(records)
     print(
         f"{figures.levels} levels, dip {100 * figures.dip:.1f} points, best {spec.decided_on} accuracy "
         f"{100 * figures.best.accuracy:.1f} % at sparsity {100 * figures.best.sparsity:.2f} % "

@@ -1,30 +1,26 @@
-"""What a sweep will still cost: levels to train, PFLOPs, device time, energy, before anything runs.
+"""What a sweep still has to train: the levels that the store lacks, and what they are expected to cost.
 
-    outlook (which trials, how far)  ->  work (which levels the store lacks)  ->  bill (what they cost)
+    outlook (which trials, how far)  ->  work (which levels the store lacks)  ->  costs (what they are expected to cost)
 
-The fewest and the most levels make two bills; with the slowest and the fastest pace of the device they
-are the ends of every range. Nothing here writes, and nothing is trained.
+Nothing here writes, and nothing is trained.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
 from sdd_core import cost
-from sdd_core.curve import LevelRecord
 from sdd_core.data import splits
-from sdd_core.pace import Pace
+from sdd_core.ledger import Costs, total
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec, level_keys, snapshot_key
 from sdd_core.store import Store
-from sweeps.kinds.lambda_opt.outlook import whole_levels
-from sweeps.sweep import Outlook
-from sweeps.tracking.content import name_without_seed
-
-PaceOf = Callable[[TrialSpec], Pace | None]
-Span = tuple[float, float]
-"""Least and largest."""
+from sdd_core.words import WITHIN_A_SETTING
+from sweeps.forecast.paces import PaceOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,74 +89,75 @@ class Work:
         if spec.teacher is None or not spec.distilled:
             return None
         record, trial, named = self.store.teacher(spec), spec.teacher.trial, spec.teacher.level
-        whole = whole_levels(trial, self.store.curve(trial))
+        whole = cost.whole_levels(trial, self.store.curve(trial))
         self.add(trial, spec.teacher.levels_needed(whole))
         if record is not None:
             return record.key
         return f"not known yet: {named} of {trial.trial_id} to {trial.target_sparsity}"
 
 
-def work(store: Store, trials: Mapping[TrialSpec, int]) -> Work:
-    """The levels that trials with so many levels each need, their teachers' included."""
-    needed = Work(store)
-    for spec, levels in trials.items():
-        needed.add(spec, levels)
-    return needed
+def work(store: Store, *needs: Mapping[TrialSpec, int]) -> list[Work]:
+    """For each of `needs`, the levels that its trials with so many levels need, their teachers' included.
+
+    Needs that are equal get the same work, which is found once.
+    """
+    found: list[Work] = []
+    for number, trials in enumerate(needs):
+        same = needs.index(trials)
+        if same < number:
+            found.append(found[same])
+            continue
+        needed = Work(store)
+        for spec, levels in trials.items():
+            needed.add(spec, levels)
+        found.append(needed)
+    return found
 
 
 # --- what it costs --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bill:
-    """What levels cost. Time and energy are (least, largest); None where no pace or no power is known."""
-
-    levels: int = 0
-    """To be trained for the first time."""
-    again: int = 0
-    """To be trained again for their weights."""
-    pflop: float = 0.0
-    """Trainings, by the paper's convention."""
-    pflop_teacher: float = 0.0
-    """Teachers' forward passes, by the paper's convention."""
-    pflop_real_all: float = 0.0
-    """All real operations: trainings, teachers' passes, evaluations."""
-    seconds: Span | None = (0.0, 0.0)
-    """Of a device, or of the part of it that a trial has."""
-    kwh: Span | None = (0.0, 0.0)
-
-    def __add__(self, other: Bill) -> Bill:
-        return Bill(
-            levels=self.levels + other.levels,
-            again=self.again + other.again,
-            pflop=self.pflop + other.pflop,
-            pflop_teacher=self.pflop_teacher + other.pflop_teacher,
-            pflop_real_all=self.pflop_real_all + other.pflop_real_all,
-            seconds=_sum(self.seconds, other.seconds),
-            kwh=_sum(self.kwh, other.kwh),
-        )
+# Levels of trials of one setting cost the same, but for being dense or pruned.
+_of_setting: Final = operator.attrgetter(
+    *(field.name for field in fields(TrialSpec) if field.name not in WITHIN_A_SETTING)
+)
 
 
-def _sum(one: Span | None, other: Span | None) -> Span | None:
-    return None if one is None or other is None else (one[0] + other[0], one[1] + other[1])
+def expected(jobs: Iterable[Job], pace: PaceOf, *, slow: bool) -> Costs:
+    """What levels are expected to cost together, at the slowest or the fastest pace of their devices."""
+    known: dict[tuple[Any, ...], Costs] = {}
+    parts = []
+    for job in jobs:
+        kind = (_of_setting(job.spec), job.level > 0, job.again, job.share)
+        if kind not in known:
+            known[kind] = _of_job(job, pace, slow=slow)
+        parts.append(known[kind])
+    return total(parts)
 
 
-def bill(job: Job, pace: PaceOf) -> Bill:
-    """What a level costs. Reads how large the data set's splits are."""
+def _of_job(job: Job, pace: PaceOf, *, slow: bool) -> Costs:
+    """What a level is expected to cost. Reads how large the data set's splits are."""
     paid = cost.level_cost(job.spec, job.level, sizes(job.spec))
-    real = (paid.pflop_real + paid.pflop_real_teacher) * job.share
-    real += paid.pflop_real_evaluation if not job.again else 0.0
-    known = pace(job.spec)
-    seconds = known.seconds(real) if known is not None else None
-    least, largest = (known.kwh(s) for s in seconds) if known is not None and seconds is not None else (None, None)
-    return Bill(
-        levels=not job.again,
-        again=job.again,
+    training, passes = paid.pflop_real * job.share, paid.pflop_real_teacher * job.share
+    evaluation = 0.0 if job.again else paid.pflop_real_evaluation
+    known, seconds, kwh, reason = pace(job.spec), None, None, None
+    if known is not None:
+        seconds = known.seconds(training + passes + evaluation)[slow]
+        kwh = known.kwh(seconds)
+    if kwh is None:
+        reason = "the pace of the device is not known" if known is None else known.watts_from
+    return Costs(
+        levels=int(not job.again),
         pflop=paid.pflop * job.share,
         pflop_teacher=paid.pflop_teacher * job.share,
-        pflop_real_all=real,
+        pflop_real=training,
+        pflop_real_teacher=passes,
+        pflop_real_evaluation=evaluation,
         seconds=seconds,
-        kwh=None if least is None or largest is None else (least, largest),
+        energy_kwh=kwh,
+        energy_source="none" if kwh is None else "estimated",
+        energy_levels=int(kwh is not None and not job.again),
+        energy_reason=reason,
     )
 
 
@@ -168,75 +165,3 @@ def sizes(spec: TrialSpec) -> cost.Sizes:
     """The splits of a trial, from its data."""
     val = 0 if spec.protocol == "paper" else splits.deciding_size(spec)
     return cost.Sizes(train=splits.train_size(spec), val=val, test=cost.nominal_sizes(spec).test)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Side:
-    """One end of a plan's range."""
-
-    trials: int
-    """With something to train, teachers included."""
-    found: int
-    """Levels that the store has already."""
-    bill: Bill
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """Trials that differ in their seeds alone: what they cost in the endings that need the least and the most of it."""
-
-    name: str
-    trials: int
-    fewest: Bill
-    most: Bill
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """What a sweep will still cost."""
-
-    fewest: Side
-    most: Side
-    rows: tuple[Row, ...]
-    """Those that can cost the most first. They do not add up to the whole: no ending needs the least of all."""
-
-
-def forecast(store: Store, outlook: Outlook, pace: PaceOf) -> Forecast:
-    """What a sweep will still cost from what the store holds."""
-    several = len({(spec.model, spec.model_options, spec.dataset) for spec in outlook.trials}) > 1
-    rows: dict[str, tuple[list[Job], list[Job]]] = {}
-    for end in (0, 1):
-        for job in work(store, {spec: ends[end] for spec, ends in outlook.trials.items()}).jobs.values():
-            name = _row_name(job.spec, teacher=job.spec not in outlook.trials, several=several)
-            rows.setdefault(name, ([], []))[end].append(job)
-    made = [
-        Row(
-            name=name,
-            trials=len({job.spec.trial_id for job in most}),
-            fewest=total(fewest, pace),
-            most=total(most, pace),
-        )
-        for name, (fewest, most) in rows.items()
-    ]
-    return Forecast(
-        fewest=_side(work(store, outlook.fewest), pace),
-        most=_side(work(store, outlook.most), pace),
-        rows=tuple(sorted(made, key=lambda row: (-row.most.pflop_real_all, -row.fewest.pflop_real_all, row.name))),
-    )
-
-
-def total(jobs: Iterable[Job], pace: PaceOf) -> Bill:
-    """What levels cost together."""
-    return sum((bill(job, pace) for job in jobs), Bill())
-
-
-def _side(needed: Work, pace: PaceOf) -> Side:
-    jobs = needed.jobs.values()
-    trials = len({job.spec.trial_id for job in jobs})
-    return Side(trials=trials, found=len(needed.found), bill=total(jobs, pace))
-
-
-def _row_name(spec: TrialSpec, *, teacher: bool, several: bool) -> str:
-    """What a row is called: its network is said where it is a teacher's, or where there are several."""
-    where = f"{spec.model} on {spec.dataset} " if teacher or several else ""
-    return f"{'teacher ' if teacher else ''}{where}{name_without_seed(spec)}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sdd_core import curve
-from sdd_core.curve import GiveUp, LevelRecord, Verdict
+from sdd_core.curve import GiveUp, Verdict
 from sdd_core.reading import Trial
+from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
 from sweeps.sweep import Task
@@ -22,10 +23,15 @@ class Judge:
     rule: GiveUp
     base: Sequence[TrialSpec]
     """The base's trials, which run to their end: what has collapsed is measured against them."""
+    _held: dict[TrialSpec, list[LevelRecord]] = field(default_factory=dict, compare=False)
+    """Curves that were read: a judge sees the store as it was at one moment."""
 
     def curves(self, trials: Sequence[TrialSpec]) -> list[Trial]:
         """Trials with their curves so far."""
-        return [(spec, self.store.curve(spec)) for spec in trials]
+        for spec in trials:
+            if spec not in self._held:
+                self._held[spec] = self.store.curve(spec)
+        return [Trial(spec, self._held[spec]) for spec in trials]
 
     def unfinished(self, trials: Sequence[TrialSpec]) -> list[Task]:
         """Those short of their target sparsity, to be run to their end."""

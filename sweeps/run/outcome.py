@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,11 +12,11 @@ from sweeps.sweep import Task
 class Listener(Protocol):
     """Who follows a sweep as it runs. Called in the driver's process; must return at once."""
 
-    def planned(self, tasks: Sequence[Task], trials_left: int) -> None:
-        """These trials have to run now."""
+    def planned(self, waiting: int, left: int) -> None:
+        """So many trials wait to be started, and about so many more will be asked for. Told when it changes."""
 
     def started(self, task: Task) -> None:
-        """A worker has taken a trial."""
+        """A worker has begun with a trial. Told again when the worker dies and another one takes over."""
 
     def level_finished(self, task: Task, metrics: dict[str, float], trained: bool) -> None:
         """A level was read or trained; `metrics` holds level, levels, sparsity and accuracy."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -13,10 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sdd_core.words import trial_name
 from sweeps.sweep import Task
-from sweeps.tracking.content import run_name
 
 _LINE_EVERY = 10.0  # seconds between status lines where the output is no terminal
+_RECENT = 50  # trained levels whose mean time is the pace
 
 
 @dataclass
@@ -39,8 +40,8 @@ class Progress:
     done: int = 0
     _rows: dict[str, _Row] = field(default_factory=dict)
     _waiting: int = 0
-    _trials_left: int = 0
-    _seconds: list[float] = field(default_factory=list)
+    _left: int = 0
+    _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _levels: int = 29
     _began: float = field(default_factory=time.monotonic)
     _last_line: float = field(default_factory=time.monotonic)
@@ -61,14 +62,11 @@ class Progress:
 
     # --- what the driver says -------------------------------------------------------------
 
-    def planned(self, tasks: Sequence[Task], trials_left: int) -> None:
-        self._waiting = sum(task.spec.trial_id not in self._rows for task in tasks)
-        self._trials_left = trials_left
+    def planned(self, waiting: int, left: int) -> None:
+        self._waiting, self._left = waiting, left
 
     def started(self, task: Task) -> None:
-        if task.spec.trial_id not in self._rows:
-            self._rows[task.spec.trial_id] = _Row(task)
-            self._waiting = max(0, self._waiting - 1)
+        self._rows.setdefault(task.spec.trial_id, _Row(task))
 
     def level_finished(self, task: Task, metrics: dict[str, float], trained: bool) -> None:
         row = self._rows.setdefault(task.spec.trial_id, _Row(task))
@@ -93,7 +91,7 @@ class Progress:
 
     def failed(self, task: Task, reason: str) -> None:
         self._rows.pop(task.spec.trial_id, None)
-        self.console.print(f"  failed  {run_name(task.spec)}: {reason}", style="red", soft_wrap=True, highlight=False)
+        self.console.print(f"  failed  {trial_name(task.spec)}: {reason}", style="red", soft_wrap=True, highlight=False)
 
     # --- what it shows --------------------------------------------------------------------
 
@@ -101,10 +99,9 @@ class Progress:
         """An upper guess: every trial to its end, at the pace so far; None before the first level."""
         if not self._seconds:
             return None
-        recent = self._seconds[-50:]
         running = sum(self._levels - 1 - row.level for row in self._rows.values())
-        waiting = self._levels * (self._waiting + self._trials_left)
-        return (running + waiting) * sum(recent) / len(recent) / max(1, self.width)
+        waiting = self._levels * (self._waiting + self._left)
+        return (running + waiting) * sum(self._seconds) / len(self._seconds) / max(1, self.width)
 
     def _state(self) -> str:
         left = self.seconds_left()
@@ -116,9 +113,9 @@ class Progress:
 
     def _words(self, row: _Row) -> str:
         if row.accuracy is None:
-            return f"{run_name(row.task.spec)} starting"
+            return f"{trial_name(row.task.spec)} starting"
         return (
-            f"{run_name(row.task.spec)} level {row.level}/{row.levels - 1} sparsity {100 * row.sparsity:.1f} % "
+            f"{trial_name(row.task.spec)} level {row.level}/{row.levels - 1} sparsity {100 * row.sparsity:.1f} % "
             f"{self.split} {100 * row.accuracy:.1f} %"
         )
 
@@ -128,7 +125,7 @@ class Progress:
             table.add_column(title, justify="left" if title in ("trial", "") else "right")
         for row in list(self._rows.values()):
             table.add_row(
-                run_name(row.task.spec),
+                trial_name(row.task.spec),
                 f"{row.level}/{row.levels - 1}" if row.levels else "starting",
                 ProgressBar(total=max(1, row.levels), completed=row.level + 1, width=24),
                 f"{100 * row.sparsity:.1f} %",

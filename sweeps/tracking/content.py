@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from sdd_core.curve import PFLOPS, SCORES, Curve, LevelRecord, costs, shape_of
+from sdd_core.curve import shape_of
 from sdd_core.energy import WORLD_INTENSITY, grams
+from sdd_core.ledger import costs
+from sdd_core.record import PFLOPS, SCORES, Curve, LevelRecord
 from sdd_core.spec import TrialSpec, to_json
 
 MARKER: Final = "level"
@@ -75,21 +77,6 @@ def flat_params(spec: TrialSpec) -> dict[str, str]:
             yield prefix, json.dumps(value) if value is not None else "none"
 
     return {name: text for key, value in to_json(spec).items() for name, text in flatten(key, value)}
-
-
-def run_name(spec: TrialSpec) -> str:
-    """The name of a trial's run in the UI."""
-    return f"{name_without_seed(spec)} seed={spec.seed}"
-
-
-def name_without_seed(spec: TrialSpec) -> str:
-    """What the trials of an approach and lambda that differ in their seeds alone are called."""
-    approach = ""
-    if spec.distilled and spec.teacher is not None:
-        which = f"level {spec.teacher.level}" if isinstance(spec.teacher.level, int) else spec.teacher.level
-        teacher = f"{which} {spec.teacher.trial.model}"
-        approach = f" α={spec.alpha:g} τ={spec.temperature:g} {teacher}"
-    return f"λ={spec.weight_decay:g}{approach}"
 
 
 def stamp_of(record: LevelRecord) -> int:

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from sdd_core.curve import Curve
+from sdd_core.record import Curve
 from sdd_core.spec import TrialSpec, setting_id
 from sdd_core.store import Store
+from sdd_core.words import trial_name
 from sweeps.tracking import sqlite_file
 from sweeps.tracking.content import (
     ENERGY_TAG,
@@ -37,7 +38,6 @@ from sweeps.tracking.content import (
     flat_params,
     git_commit,
     level_figures,
-    run_name,
     stamp_of,
 )
 
@@ -120,19 +120,19 @@ class Mirror:
 
     def connect(self) -> _Connection:
         """The sweep's runs, looked up when that has not been done since the last failure."""
-        uri, file = self.uri, None
+        file = None
         if self._file is not None:
             sqlite_file.raise_when_locked(self._file)
             file = sqlite_file.identity_of(self._file)
             if self._connection is not None and self._connection.file != file:
                 self._connection = None  # the file was deleted or replaced
-            uri = sqlite_file.uri_of(self._file)
+            sqlite_file.forget_deleted(self.uri, self._file)
         if self._connection is not None:
             return self._connection
 
         from mlflow import MlflowClient
 
-        client = MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=self.uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             beside = self._file.with_name("mlartifacts").as_uri() if self._file is not None else None
@@ -146,7 +146,7 @@ class Mirror:
             client.update_run(parent.run_id, status="RUNNING")
             parent.status = "RUNNING"
         if self._file is not None:
-            file = sqlite_file.remember(self._file)
+            file = sqlite_file.remember(self.uri, self._file)
         self._connection = _Connection(client, experiment_id, file, parent, trials)
         return self._connection
 
@@ -187,7 +187,7 @@ class Mirror:
                 "mlflow.parentRunId": connection.parent.run_id,
             }
             begin = stamp_of(curve[0]) - round(1000 * curve[0].measured.get("seconds", 0)) if curve else None
-            run = _create(connection.client, connection.experiment_id, run_name(spec), tags, begin)
+            run = _create(connection.client, connection.experiment_id, trial_name(spec), tags, begin)
             connection.trials[spec.trial_id] = run
         # Parameters cannot be changed, but a trial's target (no part of its id) can: it is a tag as well.
         params = {name: value for name, value in flat_params(spec).items() if name not in run.params}

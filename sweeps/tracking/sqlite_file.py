@@ -1,4 +1,4 @@
-"""SQLite files under MLflow: whether one is locked, and a URI under which MLflow opens it afresh."""
+"""SQLite files under MLflow: whether one is locked, and whether it is still the one that MLflow has open."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from pathlib import Path
 LOCK_WAIT_S = 1.0
 """How long a round waits for a locked SQLite file; opening one, MLflow waits for about 150 s."""
 
-# MLflow keeps one store per URI for the life of the process, with open connections: it would go on
-# writing into a database file that was deleted, and would never make the tables of its successor.
-# Another spelling of the path (/a/./mlflow.db) is another URI to MLflow and the same file.
-_spellings: dict[Path, tuple[tuple[int, int] | None, int]] = {}
+# The file that MLflow holds open under each URI in this process.
+_opened: dict[str, tuple[int, int] | None] = {}
 
 
 def file_of(uri: str) -> Path | None:
@@ -32,21 +30,27 @@ def identity_of(file: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def uri_of(file: Path) -> str:
-    """The database's URI in a spelling under which MLflow knows this file and no earlier one."""
-    identity = identity_of(file)
-    held, count = _spellings.get(file, (identity, 0))
-    if held != identity:
-        count += 1
-    _spellings[file] = (identity, count)
-    return f"sqlite:///{file.parent}{'/.' * count}/{file.name}"
+def forget_deleted(uri: str, file: Path) -> None:
+    """Make MLflow open a database afresh whose file was deleted or replaced since it opened it.
+
+    MLflow keeps one store per URI for the life of the process, with open connections: it would go on writing
+    into the deleted file, and would never make the tables of its successor. There is no public way to drop one.
+    """
+    if _opened.get(uri) in (None, identity_of(file)):
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from mlflow.tracking._tracking_service import utils
+
+    utils._tracking_store_registry._get_store_with_resolved_uri.cache_clear()
+    engine = SqlAlchemyStore._engine_map.pop(uri, None)
+    if engine is not None:
+        engine.dispose()
 
 
-def remember(file: Path) -> tuple[int, int] | None:
-    """Note the identity of a file that MLflow has just opened and perhaps made."""
-    identity = identity_of(file)
-    _spellings[file] = (identity, _spellings[file][1])
-    return identity
+def remember(uri: str, file: Path) -> tuple[int, int] | None:
+    """Note which file MLflow has just opened, and perhaps made."""
+    _opened[uri] = identity_of(file)
+    return _opened[uri]
 
 
 def raise_when_locked(file: Path) -> None:

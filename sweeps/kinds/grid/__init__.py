@@ -1,1 +1,1 @@
-"""A grid: every combination of the values of any fields of a trial."""
+"""A grid: every arm runs to its end, whatever the others show."""

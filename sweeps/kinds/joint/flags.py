@@ -76,6 +76,12 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     reader.refuse()
     axes = Axes(weight_decay=found.points, alpha=ALPHAS, temperature=TEMPERATURES)
     settings = JointSettings(
-        base=found.base, axes=axes, budget=budget, seeds=found.seeds, rule=found.rule, width=found.width
+        base=found.base,
+        axes=axes,
+        budget=budget,
+        seeds=found.seeds,
+        rule=found.rule,
+        reading=common.reading,
+        width=found.width,
     )
     return Options(common=common, settings=settings, optuna=optuna_url(search))

@@ -1,39 +1,111 @@
-"""The answer of a joint search over λ, α and τ: for machines, for people, for MLflow and for the picture."""
+"""The report of a joint search over λ, α and τ: every point that was tried, and the front."""
 
 from __future__ import annotations
 
-import statistics
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
-from analysis.pictures.joint import Place
-from sdd_core import spec
-from sdd_core.reading import trial_json
+from analysis.pictures.joint import Place, plot_joint
+from analysis.report import TrialResult, mean
+from analysis.terminal import note, points, say
+from sdd_core import spec, words
+from sdd_core.curve import Verdict
 from sdd_core.spec import TrialSpec
-from sweeps.kinds.joint.plan import JointSearch
+from sdd_core.store import Store
+from sweeps.kinds.joint.plan import Found, JointSettings
 from sweeps.kinds.joint.study import OBJECTIVES, Point
+from sweeps.kinds.judge import Judge
 
 JSON_SCHEMA: Final = 1
 VANILLA: Final = "vanilla"
 
 
-class JointAnswer:
-    """What a finished joint search found; built from the store alone. The search's `plan` must have returned []."""
+@dataclass(frozen=True, kw_only=True)
+class PointResult:
+    """A point (λ, α, τ), or the vanilla student, over its seeds: the median dip and means of the rest."""
 
-    def __init__(self, search: JointSearch, sweep: str) -> None:
-        self.search, self.sweep = search, sweep
-        self.settings, self.rule, self.reading = search.settings, search.settings.rule, search.reading
-
-    # --- for machines ---------------------------------------------------------------------
+    point: Point | None
+    """None for the vanilla student."""
+    verdict: Verdict | None
+    front: bool
+    trials: tuple[TrialResult, ...]
+    median_dip: float
+    best_accuracy: float
+    """Of the best levels, on the split that decides."""
+    test_accuracy_at_best: float
+    sparsity_at_best: float
+    levels: float
+    pflop: float
 
     def as_json(self) -> dict[str, Any]:
-        """The answer, schema 1 (README: Distillation)."""
-        base = self.settings.base
+        """The figures as answers name them."""
+        names = ("median_dip", "best_accuracy", "test_accuracy_at_best", "sparsity_at_best", "levels", "pflop")
+        form = {"trial_ids": [result.spec.trial_id for result in self.trials]}
+        form |= {name: getattr(self, name) for name in names}
+        if self.point is not None:
+            form |= self.point._asdict() | {"verdict": self.verdict, "front": self.front}
+        return form
+
+    @property
+    def place(self) -> Place:
+        """Where the picture shows it."""
+        kind = "front" if self.front else VANILLA if self.point is None else str(self.verdict)
+        label = VANILLA
+        if self.point is not None:
+            label = f"λ={self.point.weight_decay:g} α={self.point.alpha:g} τ={self.point.temperature:g}"
+        return Place(self.sparsity_at_best, self.best_accuracy, self.test_accuracy_at_best, label, kind)
+
+
+def _point_result(judge: Judge, settings: JointSettings, point: Point | None, found: Found) -> PointResult:
+    trials: tuple[TrialSpec, ...] = settings.vanilla() if point is None else settings.trials(point)
+    results = tuple(
+        TrialResult(
+            spec=trial,
+            curve=levels,
+            reading=settings.reading,
+            verdict=verdict,
+            tags={"verdict": verdict} if verdict is not None else {},
+        )
+        for (trial, levels), verdict in zip(judge.curves(trials), judge.trial_verdicts(trials), strict=True)
+    )
+    return PointResult(
+        point=point,
+        verdict=None if point is None else found.verdicts[point],
+        front=point in found.front,
+        trials=results,
+        median_dip=judge.median_depth(trials),
+        best_accuracy=mean(results, lambda s: s.best.accuracy),
+        test_accuracy_at_best=mean(results, lambda s: s.best.test_accuracy),
+        sparsity_at_best=mean(results, lambda s: s.best.sparsity),
+        levels=mean(results, lambda s: s.levels),
+        pflop=mean(results, lambda s: s.pflop),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointReport:
+    """What a finished joint search found."""
+
+    sweep: str
+    settings: JointSettings
+    vanilla: PointResult
+    points: tuple[PointResult, ...]
+    """In the order asked."""
+    front: tuple[PointResult, ...]
+    """The most accurate first."""
+
+    @property
+    def results(self) -> list[TrialResult]:
+        found = {r.spec.trial_id: r for arm in (self.vanilla, *self.points) for r in arm.trials}
+        return list(found.values())
+
+    def as_json(self) -> dict[str, Any]:
+        base, rule = self.settings.base, self.settings.rule
         assert base.teacher is not None
-        points = [self._figures(self.settings.trials(point)) | self._judged(point) for point in self.search.verdicts]
-        verdicts = [verdict for of_point in self._trial_verdicts() for verdict in of_point]
         return {
             "schema": JSON_SCHEMA,
             "sweep": self.sweep,
@@ -41,125 +113,89 @@ class JointAnswer:
             "teacher": {"trial": spec.to_json(base.teacher.trial), "level": base.teacher.level},
             "objectives": list(OBJECTIVES),
             "axes": {name: list(values) for name, values in vars(self.settings.axes).items()},
-            "tolerance": self.rule.tolerance,
-            "shape": self.rule.shape,
+            "tolerance": rule.tolerance,
+            "shape": rule.shape,
             "decided_on": base.decided_on,
-            "deciding_labels": self.rule.labels,
-            "vanilla": self._figures(self.settings.vanilla()) | {"weight_decay": base.weight_decay},
-            "points": points,
+            "deciding_labels": rule.labels,
+            "vanilla": self.vanilla.as_json() | {"weight_decay": base.weight_decay},
+            "points": [point.as_json() for point in self.points],
             "trials": [
-                {"verdict": verdict}
-                | trial_json(trial, levels, self.reading)
-                | {"alpha": trial.alpha if trial.distilled else 0.0, "temperature": trial.temperature}
-                for (trial, levels), verdict in zip(self.search.trials(), verdicts, strict=True)
+                {"verdict": result.verdict}
+                | result.as_json()
+                | {
+                    "alpha": result.spec.alpha if result.spec.distilled else 0.0,
+                    "temperature": result.spec.temperature,
+                }
+                for arm in (self.vanilla, *self.points)
+                for result in arm.trials
             ],
         }
 
-    def _trial_verdicts(self) -> list[list[str | None]]:
-        """Per point, the vanilla student first, its trials' verdicts in the seeds' order."""
-        points = [self.settings.vanilla(), *(self.settings.trials(point) for point in self.search.verdicts)]
-        return [list(self.search.judge.trial_verdicts(trials)) for trials in points]
-
-    def _judged(self, point: Point) -> dict[str, Any]:
-        return point._asdict() | {"verdict": self.search.verdicts[point], "front": point in self.search.front}
-
-    def _figures(self, trials: list[TrialSpec]) -> dict[str, Any]:
-        """The median dip and the means over a point's seeds."""
-        found = [self.reading.summary(levels) for _, levels in self.search.judge.curves(trials)]
-        return {
-            "trial_ids": [trial.trial_id for trial in trials],
-            "median_dip": self.search.judge.median_depth(trials),
-            "best_accuracy": statistics.fmean(summary.best.accuracy for summary in found),
-            "test_accuracy_at_best": statistics.fmean(summary.best.test_accuracy for summary in found),
-            "sparsity_at_best": statistics.fmean(summary.best.sparsity for summary in found),
-            "levels": statistics.fmean(summary.levels for summary in found),
-            "pflop": statistics.fmean(summary.pflop for summary in found),
-        }
-
-    # --- for MLflow and the picture -------------------------------------------------------
-
-    def sweep_figures(self) -> tuple[dict[str, float], dict[str, str]]:
-        """Metrics and tags of the sweep's parent run: the front's most accurate point."""
-        form = self.as_json()
-        metrics = {"tolerance": float(form["tolerance"]), "points": float(len(form["points"]))}
-        metrics["clean_points"] = float(sum(point["verdict"] == "clean" for point in form["points"]))
-        best = next((point for point in form["points"] if self.search.front[:1] == [self._point(point)]), None)
-        if best is not None:
-            names = (
-                "weight_decay",
-                "alpha",
-                "temperature",
-                "best_accuracy",
-                "test_accuracy_at_best",
-                "sparsity_at_best",
-            )
-            metrics |= {f"front_{name}": float(best[name]) for name in names}
-        tags = {name: str(form[name]) for name in ("shape", "decided_on", "deciding_labels")}
+    def figures(self) -> tuple[dict[str, float], dict[str, str]]:
+        base, rule = self.settings.base, self.settings.rule
+        metrics = {"tolerance": rule.tolerance, "points": float(len(self.points))}
+        metrics["clean_points"] = float(sum(point.verdict == "clean" for point in self.points))
+        if self.front:
+            form = self.front[0].as_json()
+            names = (*Point._fields, "best_accuracy", "test_accuracy_at_best", "sparsity_at_best")
+            metrics |= {f"front_{name}": float(form[name]) for name in names}
+        tags = {"shape": rule.shape, "decided_on": base.decided_on, "deciding_labels": rule.labels}
         return metrics, tags
 
-    def places(self) -> tuple[Place, list[Place]]:
-        """Where the picture shows the vanilla student, and each point in the order asked."""
-        form = self.as_json()
+    def draw(self, path: Path) -> None:
+        base = self.settings.base
+        label = words.setting_label(base.replace(teacher=None, alpha=0.0))
+        title = f"{label}: distilled from {words.teacher_label(base)}"
+        places = [point.place for point in self.points]
+        plot_joint(path, title, self.vanilla.place, places, decided_on=base.decided_on)
 
-        def place(figures: dict[str, Any], label: str, kind: str) -> Place:
-            return Place(
-                figures["sparsity_at_best"], figures["best_accuracy"], figures["test_accuracy_at_best"], label, kind
-            )
-
-        points = [
-            place(point, _named(self._point(point)), "front" if point["front"] else str(point["verdict"]))
-            for point in form["points"]
-        ]
-        return place(form["vanilla"], VANILLA, "vanilla"), points
-
-    @staticmethod
-    def _point(form: dict[str, Any]) -> Point:
-        return Point(*(form[name] for name in Point._fields))
-
-    # --- for people -----------------------------------------------------------------------
-
-    def print(self, console: Console) -> None:
-        """The front on one screen, the vanilla student above it."""
-        form = self.as_json()
-        counts = {word: sum(p["verdict"] == word for p in form["points"]) for word in ("clean", "dips", "collapsed")}
-        told = ", ".join(f"{count} {word}" for word, count in counts.items())
-        tolerance = f"tolerance {100 * self.rule.tolerance:.1f} points"
-        if self.search.front:
-            count = f"{len(self.search.front)} of {len(form['points'])} points"
-            head = f"{count} are the best trade-offs without a {self.rule.shape}"
-        else:
-            head = f"no point is without a {self.rule.shape}"
-        console.print(f"[bold]{head}[/bold]", highlight=False, soft_wrap=True)
-        console.print(f"  {told} ({tolerance})", highlight=False, soft_wrap=True)
-        console.print(self._table(form))
-        seeds = f"{len(self.settings.seeds)} seeds" if len(self.settings.seeds) > 1 else "1 seed"
-        console.print(
-            f"  {seeds} a point: median {self.rule.shape}, means of the rest. Decided on {form['decided_on']}; test is "
-            "only reported.\n  PFLOP by the paper's convention, without the teacher. Vanilla is the student alone.",
-            highlight=False,
-            soft_wrap=True,
-            style="dim",
+    def show(self, console: Console) -> None:
+        rule, seeds = self.settings.rule, len(self.settings.seeds)
+        head = f"no point is without a {rule.shape}"
+        if self.front:
+            count = f"{len(self.front)} of {len(self.points)} points"
+            head = f"{count} are the best trade-offs without a {rule.shape}"
+        say(console, head, style="bold")
+        words = ("clean", "dips", "collapsed")
+        counts = ", ".join(f"{sum(point.verdict == word for point in self.points)} {word}" for word in words)
+        say(console, f"  {counts} (tolerance {points(rule.tolerance)})")
+        console.print(_table(self))
+        note(
+            console,
+            f"{f'{seeds} seeds' if seeds > 1 else '1 seed'} a point: median {rule.shape}, means of the rest. "
+            f"Decided on {self.settings.base.decided_on}; test is only reported.",
         )
-
-    def _table(self, form: dict[str, Any]) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 1))
-        decided = "test" if form["decided_on"] == "test" else "val."
-        for title in ("", "λ", "α", "τ", f"{self.rule.shape} %", f"best {decided} %", "test %", "sparsity %", "PFLOP"):
-            table.add_column(title, justify="left" if title == "" else "right", no_wrap=True)
-        table.add_row(VANILLA, f"{form['vanilla']['weight_decay']:g}", "-", "-", *_cells(form["vanilla"]))
-        points = {self._point(point): point for point in form["points"]}
-        shown = self.search.front or sorted(points, key=lambda point: float(points[point]["median_dip"]))[:3]
-        for point in shown:
-            word = "trade-off" if self.search.front else f"of the smallest {self.rule.shape}s"
-            numbers = (f"{point.weight_decay:g}", f"{point.alpha:g}", f"{point.temperature:g}")
-            table.add_row(word, *numbers, *_cells(points[point]))
-        return table
+        note(console, "PFLOP by the paper's convention, without the teacher. Vanilla is the student alone.")
 
 
-def _named(point: Point) -> str:
-    return f"λ={point.weight_decay:g} α={point.alpha:g} τ={point.temperature:g}"
+def report(store: Store, settings: JointSettings, found: Found, sweep: str) -> JointReport:
+    """The report of a search whose plan has answered `found`."""
+    judge = settings.judge(store)
+    results = {point: _point_result(judge, settings, point, found) for point in found.verdicts}
+    return JointReport(
+        sweep=sweep,
+        settings=settings,
+        vanilla=_point_result(judge, settings, None, found),
+        points=tuple(results.values()),
+        front=tuple(results[point] for point in found.front),
+    )
 
 
-def _cells(figures: dict[str, Any]) -> list[str]:
-    names = ("median_dip", "best_accuracy", "test_accuracy_at_best", "sparsity_at_best")
-    return [*(f"{100 * figures[name]:.1f}" for name in names), f"{figures['pflop']:.2e}"]
+def _table(report: JointReport) -> Table:
+    """The front, or the points of the smallest dips, below the vanilla student."""
+    base, rule = report.settings.base, report.settings.rule
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 1))
+    decided = "test" if base.decided_on == "test" else "val."
+    for title in ("", "λ", "α", "τ", f"{rule.shape} %", f"best {decided} %", "test %", "sparsity %", "PFLOP"):
+        table.add_column(title, justify="left" if title == "" else "right", no_wrap=True)
+    table.add_row(VANILLA, f"{base.weight_decay:g}", "-", "-", *_cells(report.vanilla))
+    word = "trade-off" if report.front else f"of the smallest {rule.shape}s"
+    for result in report.front or sorted(report.points, key=lambda point: point.median_dip)[:3]:
+        assert result.point is not None
+        table.add_row(word, *(f"{value:g}" for value in result.point), *_cells(result))
+    return table
+
+
+def _cells(result: PointResult) -> list[str]:
+    fractions = (result.median_dip, result.best_accuracy, result.test_accuracy_at_best, result.sparsity_at_best)
+    return [*(f"{100 * value:.1f}" for value in fractions), f"{result.pflop:.2e}"]

@@ -1,24 +1,22 @@
 """Optuna's part in the joint search over λ, α and τ: a constrained study with two objectives.
 
-TPE proposes points of a grid, so that searches share levels. The study that proposes lives in memory
-and is played again from its beginning, with one seed: what is asked next depends on the arguments
-and on what was told, never on order, time or number of workers. The one that is kept in a database
-is a view of it that can be deleted.
+TPE proposes points of a grid, so that searches share levels. The study lives in memory and is played
+again from its beginning, with one seed: what is asked next depends on the arguments and on what was
+told, never on order, time or number of workers.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import FloatDistribution
 from optuna.trial import Trial, TrialState
 
-logger = logging.getLogger(__name__)
+from sweeps.kinds.study import log_range
 
 OBJECTIVES: Final = ("best_accuracy", "sparsity_at_best")
 _SEED: Final = 0
@@ -54,6 +52,11 @@ class Axes:
         """The point with these indices of its fields' values."""
         return Point(*(getattr(self, name)[indices[name]] for name in Point._fields))
 
+    def ranges(self) -> dict[str, FloatDistribution]:
+        """What a study shows as the range of each field."""
+        found = {name: log_range(getattr(self, name)[0], getattr(self, name)[-1]) for name in Point._fields}
+        return found | {"alpha": FloatDistribution(self.alpha[0], self.alpha[-1])}
+
     def grid(self) -> Iterator[tuple[dict[str, int], Point]]:
         """Every point with its indices."""
         for index in itertools.product(*(range(len(getattr(self, name))) for name in Point._fields)):
@@ -62,18 +65,10 @@ class Axes:
 
 
 class JointStudy:
-    """The study of one joint search, owned by the driver's process.
+    """The study of one joint search, in memory and played from its beginning."""
 
-    A storage that cannot be used costs the record, not the search: `warning` then says so.
-    """
-
-    def __init__(self, storage: str | None, name: str, axes: Axes) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.storage, self.name, self.axes, self.warning = storage, name, axes, ""
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget everything: the search is played again from its beginning."""
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
         sampler = optuna.samplers.TPESampler(multivariate=True, seed=_SEED)
         self._study = optuna.create_study(sampler=sampler, directions=["maximize"] * len(OBJECTIVES))
         self._asked: list[tuple[Trial, Point]] = []
@@ -129,39 +124,3 @@ class JointStudy:
     @staticmethod
     def _feasible(trial: optuna.trial.FrozenTrial) -> bool:
         return trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())
-
-    def keep(self, points: Sequence[tuple[Point, Told, Sequence[str]]]) -> None:
-        """Make the kept study hold these points, each once, with the trials of its seeds."""
-        if self.storage is None:
-            return
-        try:
-            study = optuna.create_study(
-                storage=self.storage,
-                study_name=self.name,
-                directions=["maximize"] * len(OBJECTIVES),
-                load_if_exists=True,
-            )
-            held = {tuple(trial.user_attrs.get("trial_ids", ())) for trial in study.get_trials(deepcopy=False)}
-            for point, told, trial_ids in points:
-                if tuple(trial_ids) not in held:
-                    study.add_trial(self._frozen(point, told, trial_ids))
-        except Exception as error:  # whatever a database does, the search's answer stands
-            text = str(error).splitlines()[0] if str(error) else "no message"
-            self.warning = (
-                f"the Optuna study could not be written to {self.storage} ({type(error).__name__}: {text}); "
-                "the next run writes it from the store"
-            )
-            logger.warning(self.warning)
-
-    def _frozen(self, point: Point, told: Told, trial_ids: Sequence[str]) -> optuna.trial.FrozenTrial:
-        distributions: dict[str, BaseDistribution] = {}
-        for name in Point._fields:
-            low, high = getattr(self.axes, name)[0], getattr(self.axes, name)[-1]
-            distributions[name] = FloatDistribution(low, high, log=name != "alpha" and 0 < low < high)
-        return optuna.trial.create_trial(
-            params=point._asdict(),
-            distributions=distributions,
-            values=[told.accuracy, told.sparsity],
-            constraints=dict(told.constraints),
-            user_attrs={"trial_ids": list(trial_ids)},
-        )

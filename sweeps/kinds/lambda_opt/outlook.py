@@ -11,14 +11,15 @@ that noise puts out of that order can lead a search beyond it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sdd_core import cost, curve
-from sdd_core.curve import Curve, GiveUp, LevelRecord, Verdict
-from sdd_core.reading import Trial
-from sdd_core.spec import TrialSpec, last_level
+from sdd_core import curve
+from sdd_core.cost import whole_levels
+from sdd_core.curve import GiveUp, Verdict
+from sdd_core.record import Curve, LevelRecord
+from sdd_core.spec import TrialSpec
 from sweeps.kinds.lambda_opt.bisection import Answer, decide
 from sweeps.sweep import Outlook
 
@@ -65,13 +66,6 @@ def standing(
     return Standing(spec=spec, levels=len(levels), soonest=end, whole=whole, verdicts=frozenset(verdicts))
 
 
-def whole_levels(spec: TrialSpec, levels: Curve) -> int:
-    """How many levels a trial has at its target sparsity; `levels` are those finished."""
-    if not levels:
-        return cost.trainings(spec)
-    return last_level(levels[0].prunable, spec.prune_fraction, spec.target_sparsity) + 1
-
-
 def soonest(levels: Curve, rule: GiveUp, whole: int) -> int:
     """The fewest levels after which a trial of `whole` levels can have its verdict."""
     if len(levels) >= whole or rule.applies(levels):
@@ -106,12 +100,6 @@ def outlook(points: Sequence[Sequence[Standing]], width: int) -> Outlook:
             fewest = min(ending[point][i] if point in ending else s.levels for ending in low)
             ranges[s.spec] = (fewest, max(ending[point][i] for ending in high if point in ending))
     return Outlook(fewest=by_trial(min(low, key=to_train)), most=by_trial(max(high, key=to_train)), trials=ranges)
-
-
-def to_the_end(trials: Iterable[Trial]) -> Outlook:
-    """The outlook of a sweep that runs all its trials to their target sparsity."""
-    whole = {spec: whole_levels(spec, levels) for spec, levels in trials}
-    return Outlook(fewest=whole, most=whole, trials={spec: (n, n) for spec, n in whole.items()})
 
 
 def endings(possible: Sequence[frozenset[Verdict]], width: int) -> Iterator[tuple[dict[int, Verdict], Answer]]:

@@ -1,208 +1,359 @@
-"""The answer of a search for lambda_opt: as JSON for machines, as one screen for people, as figures for MLflow."""
+"""The report of a search for λ_opt: what was found in each setting, with its evidence."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
-from sdd_core import spec
-from sdd_core.curve import Summary
-from sdd_core.reading import Reading, trial_json
+from analysis.pictures.curves import plot_curves
+from analysis.pictures.settings import Panel, plot_settings
+from analysis.report import TrialResult, mean, median
+from analysis.terminal import note, percent, plain_table, points, say
+from sdd_core import spec, words
+from sdd_core.curve import GiveUp, Summary, Verdict
+from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec
-from sweeps.kinds.lambda_opt.plan import LambdaSearch
+from sdd_core.store import Store
+from sweeps.kinds.judge import Judge
+from sweeps.kinds.lambda_opt.bisection import Reason
+from sweeps.kinds.lambda_opt.plan import Found, SearchSettings
+from sweeps.sweep import Step
 
 JSON_SCHEMA: Final = 1
 
 
-class LambdaAnswer:
-    """What a finished search found; built from the store alone. The search's `plan` must have returned []."""
+@dataclass(frozen=True, kw_only=True)
+class LambdaResult:
+    """One λ that was tried."""
 
-    def __init__(self, search: LambdaSearch, sweep: str, reading: Reading) -> None:
-        assert search.answer is not None, "the search is not over"
-        self.search, self.sweep, self.reading = search, sweep, reading
-        self.settings, self.found = search.settings, search.answer
-        self.rule = search.settings.rule
-        self.named = self.found.optimum if self.found.optimum is not None else search.least_bad
-        """The grid point that is compared with the base: lambda_opt, or the least bad."""
+    weight_decay: float
+    verdict: Verdict
+    median_dip: float
+    """Of the shape that had to vanish, over seeds; a lower bound where a trial was given up."""
+    test_dip: float
+    """The same on the test split, which decided nothing."""
+    trials: tuple[TrialResult, ...]
 
-    def weight_decay(self, point: int | None) -> float | None:
-        """The lambda of a grid point."""
-        return None if point is None else self.settings.points[point]
+
+@dataclass(frozen=True, kw_only=True)
+class SettingResult:
+    """What a search found in one setting."""
+
+    base: TrialSpec
+    """The base λ's first trial."""
+    rule: GiveUp
+    seeds: int
+    range: tuple[float, float]
+    reason: Reason
+    lambda_opt: float | None
+    below: float | None
+    """The largest λ below λ_opt that dips, if any."""
+    least_bad: float | None
+    """The λ that is named when there is no λ_opt."""
+    unconfirmed: tuple[float, ...]
+    """Clean λs that were not announced because the next λ above them dips."""
+    lambdas: tuple[LambdaResult, ...]
+    """Those that were tried, rising; the first is the base λ."""
+
+    def at(self, weight_decay: float | None) -> LambdaResult | None:
+        """The λ tried that equals `weight_decay`."""
+        return next((tried for tried in self.lambdas if tried.weight_decay == weight_decay), None)
 
     @property
-    def base(self) -> TrialSpec:
-        """The base lambda's first trial."""
-        return self.settings.trials(self.settings.points[0])[0]
+    def named(self) -> LambdaResult:
+        """The λ that is compared with the base: λ_opt, or the least bad."""
+        found = self.at(self.lambda_opt if self.lambda_opt is not None else self.least_bad)
+        assert found is not None
+        return found
 
-    def summaries(self, point: int) -> list[Summary]:
-        """The figures of a grid point's trials."""
-        return [self.reading.summary(levels) for _, levels in self.search.curves(point)]
+    @property
+    def label(self) -> str:
+        """The setting in words."""
+        return words.setting_label(self.base)
 
-    def test_shape(self, point: int | None) -> float | None:
-        """Median over seeds of the dip (or rebound) on the test split, which decided nothing."""
-        if point is None:
-            return None
-        which = "test_dip" if self.rule.shape == "dip" else "test_rebound"
-        return statistics.median(float(getattr(summary, which)) for summary in self.summaries(point))
-
-    # --- for machines ---------------------------------------------------------------------
-
-    def as_json(self) -> dict[str, Any]:
-        """The answer, schema 1 (README: what `--json` writes)."""
-        optimum = self.weight_decay(self.found.optimum)
-        setting = {
+    def as_json(self, sweep: str) -> dict[str, Any]:
+        """The setting's entry in the answer for machines."""
+        optimum = self.at(self.lambda_opt)
+        return {
             "setting_id": spec.setting_id(self.base),
             "setting": spec.setting(self.base),
-            "sweep": self.sweep,
-            "lambda_opt": optimum,
-            "reason": self.found.reason,
-            "bracket": [self.weight_decay(self.found.below), optimum],
-            "base": self.settings.points[0],
-            "least_bad": self.weight_decay(self.search.least_bad),
-            "range": [self.settings.points[0], self.settings.points[-1]],
+            "sweep": sweep,
+            "lambda_opt": self.lambda_opt,
+            "reason": self.reason,
+            "bracket": [self.below, self.lambda_opt],
+            "base": self.lambdas[0].weight_decay,
+            "least_bad": self.least_bad,
+            "range": list(self.range),
             "tolerance": self.rule.tolerance,
             "shape": self.rule.shape,
             "decided_on": self.base.decided_on,
             "deciding_labels": self.rule.labels,
-            "test_dip": {"base": self.test_shape(0), "lambda_opt": self.test_shape(self.found.optimum)},
+            "test_dip": {
+                "base": self.lambdas[0].test_dip,
+                "lambda_opt": None if optimum is None else optimum.test_dip,
+            },
             "lambdas": [
-                {
-                    "weight_decay": self.settings.points[point],
-                    "verdict": self.search.verdicts[point],
-                    "median_dip": self.search.median_depth(point),
-                }
-                for point in sorted(self.search.asked)
+                {"weight_decay": tried.weight_decay, "verdict": tried.verdict, "median_dip": tried.median_dip}
+                for tried in self.lambdas
             ],
             "trials": [
-                trial_json(trial, levels, self.reading) | {"verdict": verdict}
-                for point in sorted(self.search.asked)
-                for (trial, levels), verdict in zip(
-                    self.search.curves(point), self.search.trial_verdicts(point), strict=True
-                )
+                result.as_json() | {"verdict": result.verdict} for tried in self.lambdas for result in tried.trials
             ],
         }
-        return {"schema": JSON_SCHEMA, "settings": [setting]}
 
-    # --- for MLflow -----------------------------------------------------------------------
 
-    def sweep_figures(self) -> tuple[dict[str, float], dict[str, str]]:
-        """Metrics and tags of the sweep's parent run."""
+def _setting_result(store: Store, settings: SearchSettings, found: Found, reading: Reading) -> SettingResult:
+    """The result of one search; `found` is its plan's answer."""
+
+    def value(point: int | None) -> float | None:
+        return None if point is None else settings.points[point]
+
+    judge = Judge(store, settings.rule, settings.trials(settings.points[0]))
+    test = (lambda s: s.test_dip) if settings.rule.shape == "dip" else (lambda s: s.test_rebound)
+    tried = []
+    for point in sorted(found.verdicts):
+        trials = settings.trials(settings.points[point])
+        results = tuple(
+            TrialResult(
+                spec=trial,
+                curve=levels,
+                reading=reading,
+                verdict=verdict,
+                tags={"verdict": verdict} if verdict is not None else {},
+            )
+            for (trial, levels), verdict in zip(judge.curves(trials), judge.trial_verdicts(trials), strict=True)
+        )
+        tried.append(
+            LambdaResult(
+                weight_decay=settings.points[point],
+                verdict=found.verdicts[point],
+                median_dip=judge.median_depth(trials),
+                test_dip=median(results, test),
+                trials=results,
+            )
+        )
+    return SettingResult(
+        base=tried[0].trials[0].spec,
+        rule=settings.rule,
+        seeds=len(settings.seeds),
+        range=(settings.points[0], settings.points[-1]),
+        reason=found.answer.reason,
+        lambda_opt=value(found.answer.optimum),
+        below=value(found.answer.below),
+        least_bad=value(found.least_bad),
+        unconfirmed=tuple(settings.points[p] for p in found.answer.unconfirmed),
+        lambdas=tuple(tried),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LambdaReport:
+    """The report of the searches of one sweep, one a setting."""
+
+    sweep: str
+    reading: Reading
+    settings: tuple[SettingResult, ...]
+
+    @property
+    def results(self) -> list[TrialResult]:
+        found = {
+            result.spec.trial_id: result
+            for setting in self.settings
+            for tried in setting.lambdas
+            for result in tried.trials
+        }
+        return list(found.values())
+
+    def as_json(self) -> dict[str, Any]:
+        return {"schema": JSON_SCHEMA, "settings": [setting.as_json(self.sweep) for setting in self.settings]}
+
+    def figures(self) -> tuple[dict[str, float], dict[str, str]]:
+        if len(self.settings) > 1:
+            found = [setting.lambda_opt for setting in self.settings]
+            return {"settings": len(found), "settings_with_lambda_opt": sum(value is not None for value in found)}, {}
         form = self.as_json()["settings"][0]
         metrics = {name: form[name] for name in ("lambda_opt", "least_bad", "tolerance") if form[name] is not None}
         metrics |= {f"test_dip_{name}": value for name, value in form["test_dip"].items() if value is not None}
         tags = {name: str(form[name]) for name in ("reason", "shape", "decided_on", "deciding_labels", "setting_id")}
         return metrics, tags
 
-    # --- for people -----------------------------------------------------------------------
+    def draw(self, path: Path) -> None:
+        if len(self.settings) > 1:
+            plot_settings(path, [self._panel(setting) for setting in self.settings], self.reading)
+            return
+        (setting,) = self.settings
+        plot_curves(
+            path,
+            setting.label,
+            [result.trial for result in self.results],
+            base=setting.lambdas[0].weight_decay,
+            optimum=setting.lambda_opt,
+            tolerance=setting.rule.tolerance,
+            shape=setting.rule.shape,
+            reading=self.reading,
+        )
 
-    def headline(self) -> list[str]:
-        """What was found, in words; every outcome gets an honest sentence."""
-        shape, reason = self.rule.shape, self.found.reason
-        base, top = self.settings.points[0], self.settings.points[-1]
-        tolerance = f"tolerance {100 * self.rule.tolerance:.1f} points"
-        lines = []
-        if reason == "found":
-            below = self.weight_decay(self.found.below)
-            lines.append(f"λ_opt = {self.weight_decay(self.found.optimum):g}")
-            lines.append(f"the smallest λ without a {shape} ({tolerance}); {self._bracket(below)}")
-        elif reason == "no_dip_at_base":
-            lines.append(f"λ_opt = {base:g}, the base λ: no {shape} there ({tolerance}), nothing needs avoiding")
+    @staticmethod
+    def _panel(setting: SettingResult) -> Panel:
+        chosen = setting.at(setting.lambda_opt)
+        return Panel(
+            label=setting.label,
+            base=setting.lambdas[0].weight_decay,
+            lambda_opt=setting.lambda_opt,
+            base_curves=[result.curve for result in setting.lambdas[0].trials],
+            curves=[] if chosen is None else [result.curve for result in chosen.trials],
+        )
+
+    def show(self, console: Console) -> None:
+        if len(self.settings) == 1:
+            _show_setting(console, self.settings[0])
         else:
-            why = (
-                f"no λ in [{base:g}, {top:g}] is without a {shape} ({tolerance})"
-                if reason == "none_dip_free"
-                else f"every λ without a {shape} in [{base:g}, {top:g}] collapsed ({tolerance})"
-            )
-            lines.append(f"no λ_opt: {why}")
-            assert self.search.least_bad is not None
-            depth = 100 * self.search.median_depth(self.search.least_bad)
-            lines.append(
-                f"least bad: λ = {self.weight_decay(self.search.least_bad):g} with a {shape} of {depth:.1f} points"
-            )
-            others = ", ".join(f"{self.settings.points[p]:g}" for p in self.found.unconfirmed)
-            if others:
-                lines.append(f"not announced, because the next λ above has a {shape} again: λ = {others}")
-        if self.base.protocol == "paper":
-            lines.append("PAPER PROTOCOL: trained on all images and decided on the test split")
-        if self._base_never_learned():
-            lines.append(f"warning: the base λ = {base:g} never left chance, so its curve says nothing")
-        return lines
+            _show_settings(console, self.settings)
+        _show_reading(console, self.settings[0], self.reading)
 
-    def _bracket(self, below: float | None) -> str:
-        optimum = self.weight_decay(self.found.optimum)
-        assert optimum is not None
-        assert self.found.optimum is not None
-        tried = [p for p in sorted(self.search.asked) if p > self.found.optimum]
-        confirmed = ""
-        if tried:
-            confirmed = f", and λ = {self.settings.points[tried[0]]:g} above it is {self.search.verdicts[tried[0]]}"
-        return f"bracket ({'-' if below is None else format(below, 'g')} dips, {optimum:g} clean]{confirmed}"
 
-    def _base_never_learned(self) -> bool:
-        return all(
-            max(record.deciding_accuracy(self.rule.labels) for record in levels) <= 1.1 * levels[0].chance
-            for _, levels in self.search.curves(0)
+def report(store: Store, searches: Sequence[SearchSettings], steps: Sequence[Step], sweep: str, reading: Reading
+           ) -> LambdaReport:  # fmt: skip
+    """The report of finished searches; `steps` are the last ones of their plans."""
+    return LambdaReport(
+        sweep=sweep,
+        reading=reading,
+        settings=tuple(
+            _setting_result(store, settings, step.answer, reading)
+            for settings, step in zip(searches, steps, strict=True)
+        ),
+    )
+
+
+# --- on the terminal ------------------------------------------------------------------------
+
+
+def headline(setting: SettingResult) -> list[str]:
+    """What was found in a setting, in words; every outcome gets an honest sentence."""
+    shape, (low, high) = setting.rule.shape, setting.range
+    tolerance = f"tolerance {points(setting.rule.tolerance)}"
+    if setting.reason == "found":
+        lines = [
+            f"λ_opt = {setting.lambda_opt:g}",
+            f"the smallest λ without a {shape} ({tolerance}); {_bracket(setting)}",
+        ]
+    elif setting.reason == "no_dip_at_base":
+        lines = [f"λ_opt = {low:g}, the base λ: no {shape} there ({tolerance}), nothing needs avoiding"]
+    else:
+        why = (
+            f"no λ in [{low:g}, {high:g}] is without a {shape} ({tolerance})"
+            if setting.reason == "none_dip_free"
+            else f"every λ without a {shape} in [{low:g}, {high:g}] collapsed ({tolerance})"
         )
+        lines = [
+            f"no λ_opt: {why}",
+            f"least bad: λ = {setting.least_bad:g} with a {shape} of {points(setting.named.median_dip)}",
+        ]
+        if setting.unconfirmed:
+            others = ", ".join(f"{value:g}" for value in setting.unconfirmed)
+            lines.append(f"not announced, because the next λ above has a {shape} again: λ = {others}")
+    if setting.base.protocol == "paper":
+        lines.append("PAPER PROTOCOL: trained on all images and decided on the test split")
+    if _base_never_learned(setting):
+        lines.append(f"warning: the base λ = {low:g} never left chance, so its curve says nothing")
+    return lines
 
-    def print(self, console: Console) -> None:
-        """The answer on one screen, without the paths, which the caller knows."""
-        head, *rest = self.headline()
-        console.print(f"[bold]{head}[/bold]", highlight=False, soft_wrap=True)
-        for line in rest:
-            console.print(f"  {line}", highlight=False, soft_wrap=True)
-        console.print(self._table())
-        seeds = f"{len(self.settings.seeds)} seeds" if len(self.settings.seeds) > 1 else "1 seed"
-        labels = "" if self.rule.labels == "clean" else f" ({self.rule.labels} labels)"
-        console.print(
-            f"  {seeds} a λ: median {self.rule.shape}, means of the rest. Decided on {self.base.decided_on}{labels}; "
-            f"test is only reported. Early stopping: patience {self.reading.patience}, "
-            f"drop over {100 * self.reading.min_drop:g} points.",
-            highlight=False,
-            soft_wrap=True,
-            style="dim",
+
+def _bracket(setting: SettingResult) -> str:
+    assert setting.lambda_opt is not None
+    above = [tried for tried in setting.lambdas if tried.weight_decay > setting.lambda_opt]
+    confirmed = f", and λ = {above[0].weight_decay:g} above it is {above[0].verdict}" if above else ""
+    below = "-" if setting.below is None else format(setting.below, "g")
+    return f"bracket ({below} dips, {setting.lambda_opt:g} clean]{confirmed}"
+
+
+def _base_never_learned(setting: SettingResult) -> bool:
+    return all(
+        max(record.deciding_accuracy(setting.rule.labels) for record in result.curve) <= 1.1 * result.curve[0].chance
+        for result in setting.lambdas[0].trials
+    )
+
+
+def _show_setting(console: Console, setting: SettingResult) -> None:
+    head, *rest = headline(setting)
+    say(console, head, style="bold")
+    for line in rest:
+        say(console, f"  {line}")
+    console.print(_table(setting))
+
+
+def _table(setting: SettingResult) -> Table:
+    """The base λ beside λ_opt (or the least bad), a quantity a row."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 2))
+    table.add_column("")
+    named = "λ_opt" if setting.lambda_opt is not None else "least bad λ"
+    columns = [_column(setting, setting.lambdas[0])]
+    table.add_column(f"base λ = {setting.lambdas[0].weight_decay:g}", justify="right", no_wrap=True)
+    if setting.named != setting.lambdas[0]:
+        table.add_column(f"{named} = {setting.named.weight_decay:g}", justify="right", no_wrap=True)
+        columns.append(_column(setting, setting.named))
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
+    return table
+
+
+def _column(setting: SettingResult, tried: LambdaResult) -> dict[str, str]:
+    def over_seeds(get: Callable[[Summary], float]) -> float:
+        return mean(tried.trials, get)
+
+    def paid(levels: float, pflop: float) -> str:
+        return f"{levels:.1f} / {pflop:.2e}"
+
+    return {
+        f"{setting.rule.shape} on {setting.base.decided_on} / test": (
+            f"{100 * tried.median_dip:.1f} / {100 * tried.test_dip:.1f} points"
+        ),
+        "best test accuracy": percent(over_seeds(lambda f: f.best.test_accuracy)),
+        "  at sparsity": percent(over_seeds(lambda f: f.best.sparsity)),
+        "  for levels / PFLOP": paid(over_seeds(lambda f: f.levels), over_seeds(lambda f: f.pflop)),
+        "early stopping finds test accuracy": percent(over_seeds(lambda f: f.early_stop.test_accuracy)),
+        "  at sparsity ": percent(over_seeds(lambda f: f.early_stop.sparsity)),
+        "  ending at level": f"{over_seeds(lambda f: f.early_stop.levels - 1):.1f}",
+        "  for levels / PFLOP ": paid(
+            over_seeds(lambda f: f.early_stop.levels), over_seeds(lambda f: f.early_stop.pflop)
+        ),
+    }
+
+
+def _show_settings(console: Console, results: Sequence[SettingResult]) -> None:
+    """A row a setting, then what needs a sentence of its own."""
+    found = sum(setting.lambda_opt is not None for setting in results)
+    say(console, f"λ_opt of {found} of {len(results)} settings", style="bold")
+    table = plain_table("setting", "λ_opt", "bracket", "dip at base", "at λ_opt", "test % at base", "at λ_opt")
+    for setting in results:
+        base, chosen = setting.lambdas[0], setting.at(setting.lambda_opt)
+        below = "-" if setting.below is None else f"{setting.below:g}"
+        table.add_row(
+            setting.label,
+            "none" if chosen is None else f"{chosen.weight_decay:g}",
+            "-" if chosen is None else f"({below}, {chosen.weight_decay:g}]",
+            f"{100 * base.median_dip:.1f}",
+            "-" if chosen is None else f"{100 * chosen.median_dip:.1f}",
+            f"{100 * mean(base.trials, lambda f: f.best.test_accuracy):.1f}",
+            "-" if chosen is None else f"{100 * mean(chosen.trials, lambda f: f.best.test_accuracy):.1f}",
         )
-
-    def _table(self) -> Table:
-        """The base lambda beside lambda_opt (or the least bad), a quantity a row."""
-        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 2))
-        table.add_column("")
-        columns = []
-        named = "λ_opt" if self.found.optimum is not None else "least bad λ"
-        for word, point in {"base λ": 0, named: self.named}.items():
-            if point is None or (word == named and point == 0):
-                continue
-            table.add_column(f"{word} = {self.settings.points[point]:g}", justify="right", no_wrap=True)
-            columns.append(self._column(point))
-        for name in columns[0]:
-            table.add_row(name, *(column[name] for column in columns))
-        return table
-
-    def _column(self, point: int) -> dict[str, str]:
-        figures = self.summaries(point)
-        depth, test_depth = self.search.median_depth(point), self.test_shape(point)
-        assert test_depth is not None
-
-        def mean(get: Callable[[Summary], float]) -> float:
-            return statistics.fmean(get(summary) for summary in figures)
-
-        shape = self.rule.shape
-        return {
-            f"{shape} on {self.base.decided_on} / test": f"{100 * depth:.1f} / {100 * test_depth:.1f} points",
-            "best test accuracy": _percent(mean(lambda f: f.best.test_accuracy)),
-            "  at sparsity": _percent(mean(lambda f: f.best.sparsity)),
-            "  for levels / PFLOP": f"{mean(lambda f: f.levels):.1f} / {mean(lambda f: f.pflop):.2e}",
-            "early stopping finds test accuracy": _percent(mean(lambda f: f.early_stop.test_accuracy)),
-            "  at sparsity ": _percent(mean(lambda f: f.early_stop.sparsity)),
-            "  ending at level": f"{mean(lambda f: f.early_stop.levels - 1):.1f}",
-            "  for levels / PFLOP ": (
-                f"{mean(lambda f: f.early_stop.levels):.1f} / {mean(lambda f: f.early_stop.pflop):.2e}"
-            ),
-        }
+    console.print(table)
+    for setting in results:
+        if setting.reason != "found" or len(headline(setting)) > 2:
+            say(console, f"  {setting.label}: {'; '.join(headline(setting))}")
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
+def _show_reading(console: Console, setting: SettingResult, reading: Reading) -> None:
+    seeds = f"{setting.seeds} seeds" if setting.seeds > 1 else "1 seed"
+    labels = "" if setting.rule.labels == "clean" else f" ({setting.rule.labels} labels)"
+    note(
+        console,
+        f"{seeds} a λ: median {setting.rule.shape}, means of the rest. Decided on {setting.base.decided_on}{labels}; "
+        f"test is only reported. Early stopping: patience {reading.patience}, "
+        f"drop over {100 * reading.min_drop:g} points.",
+    )

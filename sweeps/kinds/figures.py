@@ -1,4 +1,4 @@
-"""What a distilled student costs, and an approach over its seeds in figures. Pure."""
+"""What a trial costs, with its part of its teacher, and an arm over its seeds in figures. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sdd_core import curve
-from sdd_core.curve import LevelRecord
+from sdd_core import ledger
 from sdd_core.energy import grams
 from sdd_core.reading import Reading, Trial
-from sweeps.kinds.distill.plan import Approach
+from sdd_core.record import LevelRecord
 
 Mode = Literal["run_to_end", "to_best", "early_stopping"]
 MODES: Final[dict[Mode, str]] = {
@@ -34,7 +33,7 @@ class Cost:
     passes are in both of its figures; None where a level has none.
     """
 
-    levels: int
+    levels: float
     pflop: float
     """The student's trainings alone: the teacher is left out, as in the paper's Table 2."""
     pflop_full: float
@@ -57,13 +56,13 @@ def costs(levels: Sequence[LevelRecord], reading: Reading, shared: Shared) -> di
     ends: dict[Mode, int] = {
         "run_to_end": len(levels),
         "to_best": figures.best.level + 1,
-        "early_stopping": figures.early_stop.levels,
+        "early_stopping": int(figures.early_stop.levels),
     }
     return {mode: _cost(levels[:end], shared, reading.intensity) for mode, end in ends.items()}
 
 
 def _cost(paid: Sequence[LevelRecord], shared: Shared, intensity: float) -> Cost:
-    own, everything = curve.costs(paid), curve.costs([*paid, *(record for record, _ in shared)])
+    own, everything = ledger.costs(paid), ledger.costs([*paid, *(record for record, _ in shared)])
     energy = None
     if own.energy_kwh is not None and everything.energy_kwh is not None:
         energy = own.energy_kwh + sum((record.energy_kwh or 0.0) / students for record, students in shared)
@@ -93,9 +92,8 @@ def shared_levels(teacher: Sequence[LevelRecord], needed: Mapping[str, int]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """An approach in one mode over its seeds: medians of the dips, means of the rest."""
+    """An arm in one mode over its seeds: medians of the dips, means of the rest."""
 
-    approach: Approach
     mode: Mode
     trial_ids: tuple[str, ...]
     dip: float
@@ -123,15 +121,14 @@ class Row:
 _COSTS: Final = ("levels", "pflop", "pflop_full", "energy_kwh", "energy_kwh_full", "co2_g", "co2_g_full")
 
 
-def row(approach: Approach, mode: Mode, trials: Sequence[Trial], reading: Reading, shared: Mapping[str, Shared]) -> Row:
-    """The figures of an approach's trials, each with at least one level; `shared` as from `shared_levels`."""
+def row(mode: Mode, trials: Sequence[Trial], reading: Reading, shared: Mapping[str, Shared]) -> Row:
+    """The figures of an arm's trials, each with at least one level; `shared` as from `shared_levels`."""
     figures = [reading.summary(levels) for _, levels in trials]
     points = [f.early_stop if mode == "early_stopping" else f.best for f in figures]
     paid = [costs(levels, reading, shared.get(spec.trial_id, ()))[mode] for spec, levels in trials]
     test = [point.test_accuracy for point in points]
     means: dict[str, Any] = {name: _known_mean([getattr(cost, name) for cost in paid]) for name in _COSTS}
     return Row(
-        approach=approach,
         mode=mode,
         trial_ids=tuple(spec.trial_id for spec, _ in trials),
         dip=statistics.median(f.dip for f in figures),

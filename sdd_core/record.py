@@ -1,0 +1,104 @@
+"""What is written down of one finished level: its scores, its operations, and what was measured as it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelRecord:
+    """One finished level. Accuracies and losses are means over a split; None when there is no split."""
+
+    key: str
+    level: int
+    sparsity: float
+    """Share of prunable weights that are masked, in [0, 1]."""
+    remaining: int
+    """Prunable weights that are left."""
+    prunable: int
+    emptied_layers: tuple[str, ...]
+    """Layers that have lost every weight."""
+    train_accuracy: float
+    """On the labels trained on, noise included, in evaluation mode after the last epoch."""
+    train_loss: float
+    val_accuracy: float | None
+    """On the validation split's clean labels."""
+    val_loss: float | None
+    val_noisy_accuracy: float | None
+    """On the validation split's noisy labels."""
+    val_noisy_loss: float | None
+    test_accuracy: float
+    test_loss: float
+    label_noise: float
+    """Realised share of training labels that differ from the clean ones."""
+    train_size: int
+    val_size: int
+    test_size: int
+    chance: float
+    """Largest class's share of the split that decides."""
+    pflop: float
+    """Cost of this level's training by the paper's convention, in 10^15 operations (see `cost.LevelCost`)."""
+    pflop_teacher: float
+    """The teacher's forward passes, by the paper's convention; 0 for a vanilla level."""
+    pflop_real: float
+    """The training in real operations: 2 a multiply-add, forward and backward as they are."""
+    pflop_real_teacher: float
+    """The teacher's forward passes in real operations."""
+    pflop_real_evaluation: float
+    """The evaluation of the finished level in real operations."""
+    sparse_multiply_adds: int
+    """Operations of one image's forward pass, by the paper's convention, with the surviving weights alone."""
+    parent: dict[str, str] | None
+    """Key and weights' checksum of the level before, None at level 0."""
+    teacher: str | None
+    """Key of the level distilled from."""
+    weights: str | None
+    """Checksum of the weights written with this record, which names their file."""
+    measured: dict[str, Any]
+    """What the key does not determine: time, device, versions, energy."""
+
+    @property
+    def energy_kwh(self) -> float | None:
+        """Energy of the training and its evaluation, None when it is not known."""
+        kwh: float | None = self._energy.get("kwh")
+        return kwh
+
+    @property
+    def energy_source(self) -> str:
+        """`measured`, `estimated` or `none`."""
+        return str(self._energy.get("source", "none"))
+
+    @property
+    def energy_reason(self) -> str | None:
+        """Why there is no energy, or what is not in it."""
+        reason: str | None = self._energy.get("reason", "nothing was recorded")
+        return reason
+
+    @property
+    def _energy(self) -> dict[str, Any]:
+        return dict(self.measured.get("energy", {}))
+
+    def deciding_accuracy(self, labels: str = "clean") -> float:
+        """Accuracy that decides: validation on `labels` (clean or noisy), test under the paper's protocol."""
+        if self.val_accuracy is None or self.val_noisy_accuracy is None:
+            return self.test_accuracy
+        return self.val_accuracy if labels == "clean" else self.val_noisy_accuracy
+
+
+Curve = Sequence[LevelRecord]
+
+SCORES: Final = (
+    "train_accuracy",
+    "train_loss",
+    "val_accuracy",
+    "val_loss",
+    "val_noisy_accuracy",
+    "val_noisy_loss",
+    "test_accuracy",
+    "test_loss",
+)
+"""The fields of a record that say how good a level is, as every view of the store names them."""
+PFLOPS: Final = ("pflop", "pflop_teacher", "pflop_real", "pflop_real_teacher", "pflop_real_evaluation")
+"""The fields of a record, and of the costs of several, that count operations."""
