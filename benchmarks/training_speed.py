@@ -232,7 +232,7 @@ def main() -> None:
     weights = pruning.prunable_weights(model)
     masks = pruning.prune(weights, pruning.dense_masks(model), spec.prune_fraction, spec.criterion)
     initial = {name: value.clone() for name, value in model.state_dict().items()}
-    operations = 6 * cost.operations_per_image(model, shape)  # type: ignore[arg-type]
+    operations = 6 * cost.operations(model, shape).paper  # type: ignore[arg-type]
     plan = steps.step_plan(device.type, steps.capability(device), model, spec)
 
     def make(name: str) -> Loop:

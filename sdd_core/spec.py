@@ -14,6 +14,7 @@ kind of noise at noise 0, alpha without a teacher) is left out of both.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -321,16 +322,19 @@ def _disagreements(spec: TrialSpec, teacher: TrialSpec) -> Iterator[str]:
 
 def _option_faults(spec: TrialSpec) -> Iterator[str]:
     """The model's options: each alone, then what its file says of them together."""
-    known, bad = model_options(spec.model), False
+    known, values = model_options(spec.model), spec.options
     for name, value in spec.model_options:
         if name in known:
             faults = known[name].faults(value, f"model_options {name}=")
         else:
             faults = [f"model_options {name}={value!r}: {spec.model} has {', '.join(known)}"]
-        bad = bad or bool(faults)
+        if faults:
+            values.pop(name, None)
+            values |= {name: None} if name in known else {}
         yield from faults
-    if not bad:
-        for why in registry.MODELS[spec.model](**spec.options).contradictions():
+    # A rule over an option that is wrong by itself cannot be judged; the others can.
+    with contextlib.suppress(TypeError):
+        for why in registry.MODELS[spec.model](**values).contradictions():
             yield f"model_options {why}"
 
 
