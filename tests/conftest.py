@@ -14,6 +14,7 @@ from sdd_core import recipes  # noqa: E402
 from sdd_core.energy import Meter  # noqa: E402
 from sdd_core.record import LevelRecord  # noqa: E402
 from sdd_core.store import Store  # noqa: E402
+from tests.builders import level_record  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,39 +62,4 @@ def any_store(request, tmp_path):
 @pytest.fixture(scope="session")
 def make_record():
     """A hand-made level record; give what matters to the test."""
-
-    def make(level=0, **changes):
-        values = {
-            "key": f"{level:064x}",
-            "level": level,
-            "sparsity": 1 - 0.8**level,
-            "remaining": round(1000 * 0.8**level),
-            "prunable": 1000,
-            "emptied_layers": (),
-            "train_accuracy": 0.5,
-            "train_loss": 1.0,
-            "val_accuracy": 0.8,
-            "val_loss": 0.9,
-            "val_noisy_accuracy": 0.4,
-            "val_noisy_loss": 1.9,
-            "test_accuracy": 0.7,
-            "test_loss": 1.1,
-            "label_noise": 0.5,
-            "train_size": 1151,
-            "val_size": 287,
-            "test_size": 359,
-            "chance": 0.1,
-            "pflop": 0.25,
-            "pflop_teacher": 0.0,
-            "pflop_real": 0.5,
-            "pflop_real_teacher": 0.0,
-            "pflop_real_evaluation": 0.0625,
-            "sparse_multiply_adds": round(1000 * 0.8**level),
-            "parent": None,
-            "teacher": None,
-            "weights": None,
-            "measured": {"seconds": 1.5, "energy": {"kwh": 0.5, "source": "estimated", "reason": None}},
-        }
-        return LevelRecord(**(values | changes))
-
-    return make
+    return level_record
