@@ -1,12 +1,13 @@
 # From a bare checkout with only python3:
 #   make demo           the main job on the embedded default: digits, LeNet-300-100, half of the labels noisy
 #   make demo-distill   a student distilled from a dense and a pruned teacher, beside the vanilla one
+#   make demo-ablation  a grid: two label noises, two λ, without and with a dense teacher
 #   make test           lint, types and the test suite
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo demo-distill test lint test-all ui clean
+.PHONY: demo demo-distill demo-ablation test lint test-all ui clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -22,6 +23,11 @@ demo-distill: $(STAMP)
 	@mkdir -p results
 	$(BIN)/python sweeps/distill.py --teacher-model-options hidden1=1000 hidden2=300 \
 		--teacher-with weight_decay=0.0178 --json results/distill.json
+
+demo-ablation: $(STAMP)
+	@mkdir -p results
+	$(BIN)/python sweeps/ablation.py --vary label_noise=0.2,0.5 --vary weight_decay=1e-4,0.0178 \
+		--vary teacher=none,dense --teacher-with weight_decay=0.0178 --json results/ablation.json
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
