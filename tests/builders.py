@@ -1,6 +1,6 @@
 """Level records that were never trained: a network of 1,000 weights, and figures that a test can tell apart."""
 
-from sdd_core.curve import LevelRecord
+from sdd_core.record import LevelRecord
 
 PRUNABLE = 1000
 

@@ -12,7 +12,6 @@ if str(ROOT) not in sys.path:  # `pytest` alone, without `python -m`, does not p
 
 from sdd_core import recipes  # noqa: E402
 from sdd_core.energy import Meter  # noqa: E402
-from sdd_core.record import LevelRecord  # noqa: E402
 from sdd_core.store import Store  # noqa: E402
 from tests.builders import level_record  # noqa: E402
 

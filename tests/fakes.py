@@ -3,7 +3,6 @@
 import os
 
 from sdd_core.pace import Pace
-from sdd_core.record import LevelRecord
 from sdd_core.store import is_complete
 from tests.builders import fake_record
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from analysis.pictures import distill
 from analysis.pictures.axes import BASE_COLOUR, PALE
 from analysis.pictures.distill import LEVEL_COLOURS
-from sdd_core.reading import Reading
+from sdd_core.reading import Reading, Trial
 from sdd_core.record import LevelRecord
 from sdd_core.spec import TeacherRef, TrialSpec, level_keys
 from tests.fakes import fake_record
@@ -34,12 +34,12 @@ def taught(level, values=FALLING, alpha=0.5, temperature=4.0, base=BASE, **field
         teacher=TeacherRef(trial=teacher, level=level), alpha=alpha, temperature=temperature, data_seed=0, **fields
     )
     number = {"dense": 0, "pruned": 1}.get(level, level)
-    return spec, levels(spec, values, levels(teacher, FALLING)[number].key)
+    return Trial(spec, levels(spec, values, levels(teacher, FALLING)[number].key))
 
 
 def vanilla(values=DIPPING, base=BASE, **fields):
     spec = base.replace(data_seed=0, **fields)
-    return spec, levels(spec, values)
+    return Trial(spec, levels(spec, values))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def draw(tmp_path, monkeypatch):
 
     def run(*students, labels="clean", with_teacher=5, base=BASE) -> Figure:
         trial = taught("dense", base=base)[0].teacher.trial
-        teacher = (trial, levels(trial, FALLING[:with_teacher])) if with_teacher else None
+        teacher = Trial(trial, levels(trial, FALLING[:with_teacher])) if with_teacher else None
         path = tmp_path / "picture.png"
         distill.plot_distillation(path, "a $weird_title", students, teacher=teacher, reading=Reading(labels=labels))
         content = path.read_bytes()

@@ -132,7 +132,7 @@ def test_arms_that_stand_alone_are_reported_although_others_failed(running, caps
 def test_what_a_run_will_cost_is_predicted_before_it(running):
     made = running(6)
     made.run()
-    assert (made.predicted.fewest.levels, made.predicted.most.levels) == (6, 6)
+    assert (made.predicted.low.levels, made.predicted.high.levels) == (6, 6)
     again = running(6)
     again.run()  # there is nothing to run any more
     assert again.predicted is None

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.pictures import curves
-from sdd_core.reading import Reading
+from sdd_core.reading import Reading, Trial
 from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec, level_keys
 
@@ -22,7 +22,7 @@ CLEAN = [0.9, 0.9, 0.88, 0.8, 0.6, 0.3]
 LEFT = [1000, 200, 40, 8, 2, 0]
 
 
-def trial(values: Sequence[float], **fields) -> tuple[TrialSpec, list[LevelRecord]]:
+def trial(values: Sequence[float], **fields) -> Trial:
     fields.setdefault("data_seed", fields.get("seed", 0))
     spec = BASE.replace(prune_fraction=0.8, **fields)
     shared = {"prunable": 1000, "emptied_layers": (), "train_accuracy": 1.0, "train_loss": 0.0, "val_loss": 1.0,
@@ -32,7 +32,7 @@ def trial(values: Sequence[float], **fields) -> tuple[TrialSpec, list[LevelRecor
               "parent": None, "teacher": None, "weights": None,
               "measured": {}}  # fmt: skip
     decides = None if spec.protocol == "paper" else 1.0
-    return spec, [
+    curve = [
         LevelRecord(
             key=key,
             level=i,
@@ -45,6 +45,7 @@ def trial(values: Sequence[float], **fields) -> tuple[TrialSpec, list[LevelRecor
         )
         for i, (value, key) in enumerate(zip(values, level_keys(spec), strict=False))
     ]
+    return Trial(spec, curve)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sdd_core import recipes
 from sdd_core.curve import GiveUp
+from sdd_core.ledger import costs
 from sdd_core.spec import TeacherRef
 from sdd_core.store import Store, is_complete
 from sweeps.run.outcome import Budget, Outcome
@@ -72,8 +73,8 @@ class Work:
             record, _ = self.store.commit(fake_record(self.task.spec, level, accuracy, key=key), {})
         self.curve.append(record)
         report = {"key": key, "level": level, "levels": 4, "sparsity": record.sparsity, "accuracy": accuracy}
-        report |= {"seconds": 0.1, "trained": trained, "kwh": None, "pflop": 1.0}
-        self.queue.level_finished(self.task, report | {"pflop_teacher": 0.0, "pflop_real_all": 1.0})
+        report |= {"seconds": 0.1, "trained": trained, "costs": vars(costs([record])) | {"pflop": 1.0}}
+        self.queue.level_finished(self.task, report)
         rule, last = self.task.give_up, self.task.last_level
         given_up = rule is not None and rule.applies(self.curve)
         return given_up or level == last or is_complete(self.curve, self.task.spec)

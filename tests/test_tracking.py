@@ -461,7 +461,7 @@ import time
 from sdd_core import recipes
 from sdd_core.store import Store
 from sweeps.tracking.mirror import TrialFinal
-from sweeps.tracking import Tracker
+from sweeps.tracking.tracker import Tracker
 spec = recipes.digits_lenet()
 tracker = Tracker({deaf_server!r}, Store({str(tmp_path)!r}), "sweep", script="toy.py")
 began = time.monotonic()
