@@ -341,7 +341,7 @@ def test_pruning_touches_prunable_weights_only(model):
 def test_the_readmes_example_of_a_new_model_works(tmp_path):
     """Its file and its lines are put into a copy of the package, and its command is run there."""
     root = Path(__file__).resolve().parent.parent
-    section = (root / "README.md").read_text().split("## Adding a model")[1].split("\n## ")[0]
+    section = (root / "README.md").read_text().split("## Your own model")[1].split("\n## ")[0]
     file, lines = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     shutil.copytree(root / "sdd_core", tmp_path / "sdd_core", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / file.splitlines()[0].removeprefix("# ")).write_text(file)
