@@ -13,6 +13,7 @@ Every file is written once and never replaced: weights first, then the record th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -43,7 +44,14 @@ from sdd_core.spec import (
 
 Arrays = dict[str, NDArray[Any]]
 
+RECORDS: Final = 8192
+"""How many records a store remembers, at some 3 KB each: those of a search, and not those of a sweep of thousands."""
+
 _IDENTITY: Final = ("key", "level", "parent", "teacher", "weights", "measured")
+
+
+class _MissingError(Exception):
+    """There is no such record. An exception, since what is missing must not be remembered."""
 
 
 class Need(NamedTuple):
@@ -60,18 +68,22 @@ class Store:
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.url, self.read_only = url, read_only
         self._blobs = open_blobs(url)
-        self._records: dict[str, LevelRecord] = {}
+        self._remembered = functools.lru_cache(RECORDS)(self._read_record)
 
     # --- levels ---------------------------------------------------------------------------
 
     def record(self, key: str) -> LevelRecord | None:
         """The finished level with this key; None when there is none or its record was damaged (set aside)."""
-        if key not in self._records:
-            form = self._read(_record_name(key))
-            if form is None:
-                return None
-            self._records[key] = _from_form(form)
-        return self._records[key]
+        try:
+            return self._remembered(key)
+        except _MissingError:
+            return None
+
+    def _read_record(self, key: str) -> LevelRecord:
+        form = self._read(_record_name(key))
+        if form is None:
+            raise _MissingError
+        return _from_form(form)
 
     def commit(self, record: LevelRecord, arrays: Arrays) -> tuple[LevelRecord, bool]:
         """Write a finished level: its weights, then its record. Returns the record that counts.
@@ -89,7 +101,6 @@ class Store:
             if winner.weights != checksum:
                 self._blobs.delete(_weights_name(checksum))
             return winner, winner.weights == checksum
-        self._records[record.key] = record
         return record, True
 
     def weights(self, record: LevelRecord) -> Arrays | None:

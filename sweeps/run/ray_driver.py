@@ -8,6 +8,7 @@ again is resuming.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -18,21 +19,26 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# Read by Ray and Tune when they are imported: no usage reports, no files beside the store, no handler of
-# Tune's for Ctrl-C, and a trial that asked for no GPU sees none.
+# Read by Ray and Tune when they are imported or when a run begins: no usage reports, no files beside the store, no
+# handler of Tune's for Ctrl-C, and a trial that asked for no GPU sees none. Tune's record of the experiment, which
+# holds every trial and its folder, is written at the beginning and the end alone: nothing reads it.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
 
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from sdd_core import registry
@@ -92,12 +98,19 @@ def run(
     folder = shared_storage or tempfile.mkdtemp(prefix="sdd-ray-")
     name = f"run-{uuid.uuid4().hex}"  # never an earlier run's folder, which Tune would go on with
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # By default Tune starts a searcher's workers one after another, which takes some seconds each.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.width)
     try:
         with _ctrl_c(outcome):
             tune.Tuner(
                 tune.with_resources(_run_trial, {"cpu": resources.cpus, "gpu": resources.gpus}),
                 param_space={},
-                tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    scheduler=_Scheduler(),  # type: ignore[no-untyped-call]
+                    num_samples=-1,
+                    reuse_actors=True,
+                ),
                 run_config=tune.RunConfig(
                     storage_path=folder,
                     name=name,
@@ -116,6 +129,7 @@ def _run_trial(config: dict[str, Any]) -> None:
     """One trial on a worker: the whole trajectory, reported level by level."""
     from sdd_core import trajectory
 
+    config = json.loads(config["trial"])
     registry.load((name, source) for name, source in config["plugins"])
     spec = from_json(config["spec"])
     rule = GiveUp(**config["give_up"]) if config["give_up"] is not None else None
@@ -123,18 +137,17 @@ def _run_trial(config: dict[str, Any]) -> None:
 
     def report(record: LevelRecord, trained: bool) -> None:
         end = last_level(record.prunable, spec.prune_fraction, spec.target_sparsity)
-        tune.report(
-            {
-                "key": record.key,
-                "level": record.level,
-                "levels": 1 + (end if config["last_level"] is None else min(end, config["last_level"])),
-                "sparsity": record.sparsity,
-                "accuracy": record.deciding_accuracy(config["labels"]),
-                "seconds": record.measured["seconds"],
-                "trained": trained,
-                "costs": vars(costs([record])),
-            }
-        )
+        report = {
+            "key": record.key,
+            "level": record.level,
+            "levels": 1 + (end if config["last_level"] is None else min(end, config["last_level"])),
+            "sparsity": record.sparsity,
+            "accuracy": record.deciding_accuracy(config["labels"]),
+            "seconds": record.measured["seconds"],
+            "trained": trained,
+            "costs": vars(costs([record])),
+        }
+        tune.report({"report": json.dumps(report)})
 
     trajectory.run(
         spec,
@@ -167,8 +180,8 @@ class _Stopper(_NotSaved, tune.Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         task = self.searcher.tasks.get(trial_id)
-        if task is not None and "level" in result and not result.get("done"):  # Tune repeats the last level at the end
-            self.searcher.queue.level_finished(task, result)
+        if task is not None and "report" in result and not result.get("done"):  # the last is repeated at the end
+            self.searcher.queue.level_finished(task, json.loads(result["report"]))
         return self.outcome.exhausted is not None
 
     def stop_all(self) -> bool:
@@ -198,6 +211,9 @@ def _ctrl_c(outcome: Outcome) -> Iterator[None]:
 class _Searcher(_NotSaved, Searcher):
     """Hands Ray Tune the trials of the queue, and tells the queue which have ended."""
 
+    # A trial goes to its worker as one string, and a level comes back as one: Tune sends a trial's whole
+    # configuration back with every level, and keeps statistics of each number in it.
+
     def __init__(self, queue: Queue, width: int, config: Mapping[str, Any]) -> None:
         super().__init__(metric=None, mode=None)
         self.queue, self.width, self.config = queue, width, config
@@ -210,12 +226,12 @@ class _Searcher(_NotSaved, Searcher):
         if task is None:
             return Searcher.FINISHED if self.queue.over else None
         self.tasks[trial_id] = task
-        return {
-            **self.config,
+        trial = {
             "spec": to_json(task.spec),
             "give_up": asdict(task.give_up) if task.give_up is not None else None,
             "last_level": task.last_level,
         }
+        return {"trial": json.dumps({**self.config, **trial})}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if not error and trial_id in self.tasks:  # of an error the callback tells, with the reason
@@ -228,8 +244,29 @@ class _Searcher(_NotSaved, Searcher):
         """Nothing, likewise."""
 
 
-class _Follow(_NotSaved, tune.Callback):
-    """Tells the queue what the searcher is not told: that a trial has started, and why one failed for good."""
+class _Scheduler(_NotSaved, FIFOScheduler):
+    """Starts trials in the order in which they come, and makes Tune forget those that are over.
+
+    Tune keeps every trial that it has ever run, and looks through all of them at each event and when it is idle.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        trials = tune_controller.get_trials()  # Tune's own list
+        over = [trial for trial in trials if trial.is_finished()]
+        if over:
+            trials[:] = [trial for trial in trials if not trial.is_finished()]
+            tune_controller.get_live_trials().difference_update(over)
+            inside = tune_controller._tune_controller
+            for held in (inside._stopped_trials, inside._failed_trials, inside._trials_to_cache):
+                held.clear()
+        return super().choose_trial_to_run(tune_controller)
+
+
+class _Follow(_NotSaved, TrialProgressCallback):
+    """Tells the queue what the searcher is not told: that a trial has started, and why one failed for good.
+
+    It stands in the place of Tune's own progress callback, which prints nothing here and remembers every trial.
+    """
 
     def __init__(self, searcher: _Searcher) -> None:
         self.searcher = searcher
@@ -238,6 +275,13 @@ class _Follow(_NotSaved, tune.Callback):
         self.searcher.queue.started(self.searcher.tasks[trial.trial_id])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        error = trial.get_error()
-        lines = str(error).strip().splitlines() if error is not None else ["no message"]
+        # Not `get_error`, which looks where Tune copies the file to, some time later.
+        file = Path(trial.error_file) if trial.error_file else None
+        lines = file.read_text().strip().splitlines() if file is not None and file.exists() else ["no message"]
         self.searcher.queue.failed(self.searcher.tasks.pop(trial.trial_id), "\n".join(lines[-6:]))
+
+    def on_trial_result(self, *_: Any, **__: Any) -> None:
+        """Nothing: the stopper tells the queue."""
+
+    def on_trial_complete(self, *_: Any, **__: Any) -> None:
+        """Nothing: the searcher tells the queue."""
