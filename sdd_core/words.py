@@ -122,7 +122,8 @@ def field_text(name: str, value: Any) -> str:
         value = " ".join(f"{key}={part}" for key, part in value.items())
     elif isinstance(value, float):
         value = f"{100 * value:.3g} %" if name == "label_noise" else f"{value:.4g}"
-    return f"{SIGNS.get(name, name.replace('_', ' '))} = {'none' if value is None else value}"
+    word = SIGNS.get(name, name.removeprefix("model_options.").replace("_", " "))
+    return f"{word} = {'none' if value is None else value}"
 
 
 def cell_name(fields: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,3 +46,22 @@ def test_a_convolving_student_with_another_teacher_on_augmented_images(run):
 def test_an_option_that_the_model_does_not_have_is_refused(run):
     with pytest.raises(ValueError, match="model_options width=3"):
         run("--model-options", "width=3")
+
+
+def test_overhead_measures_the_queue_and_ray(tmp_path):
+    """Very small: the figures are there and have their units' size; nothing is judged by time here."""
+    script = str(Path(SCRIPT).with_name("overhead.py"))
+    made = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, script, "--sizes", "20", "--trials", "4", "--json", str(made)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    form = json.loads(made.read_text())
+    (alone,), (through_ray,) = form["queue alone"], form["through Ray, nothing trained"]
+    assert (alone["trials"], through_ray["trials"]) == (20, 4)
+    assert 0 < alone["bytes_a_level"] < 1000
+    assert through_ray["milliseconds_a_trial"] > 0
+    assert form["real trials"] == []
