@@ -126,7 +126,14 @@ def test_arms_that_stand_alone_are_reported_although_others_failed(running, caps
     assert made.run() == 1
     said = capsys.readouterr().out
     assert ("a report of 1 trials" in said) == shown
-    assert f"trial {other.trial_id}: a fault" in said
+    assert f"trial {other.trial_id} (λ=0.01 seed=0): a fault" in said
+
+
+def test_without_a_finished_arm_there_is_no_report(running, capsys):
+    assert running(0, partial=True, failures={BASE.trial_id: "a fault"}).run() == 1
+    said = capsys.readouterr().out
+    assert "a report of" not in said
+    assert "failed trials: 1: 0 finished levels are kept" in said
 
 
 def test_what_a_run_will_cost_is_predicted_before_it(running):

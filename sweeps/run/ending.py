@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +38,14 @@ def teachers_of(trials: Sequence[TrialSpec]) -> list[TrialSpec]:
     return list(dict.fromkeys(s.teacher.trial for s in trials if s.distilled and s.teacher is not None))
 
 
-def explain(console: Console, store: Store, trials: Sequence[TrialSpec], outcome: Outcome, outlook: Outlook) -> None:
+def explain(
+    console: Console,
+    store: Store,
+    trials: Sequence[TrialSpec],
+    outcome: Outcome,
+    outlook: Outlook,
+    name: Callable[[TrialSpec], str],
+) -> None:
     """Say what ended a run, what is kept of it, what is left undone, and the command that goes on from there."""
     what = "stopped before its end"
     if outcome.interrupted:
@@ -48,13 +55,15 @@ def explain(console: Console, store: Store, trials: Sequence[TrialSpec], outcome
     elif outcome.exhausted:
         what = outcome.exhausted
     specs = [*trials, *teachers_of(trials)]
+    names = {spec.trial_id: f"{spec.trial_id} ({name(spec)})" for spec in specs}
     kept = len({record.key for spec in dict.fromkeys(specs) for record in store.curve(spec)})
     console.print()
     say(console, f"{what}: {kept} finished levels are kept in {store.url}")
     for trial_id, reason in outcome.failures.items():
-        say(console, f"  trial {trial_id}: {reason}")
+        say(console, f"  trial {names.get(trial_id, trial_id)}: {reason}")
     for student, teacher in outcome.held_back.items():
-        say(console, f"  trial {student}: held back by its teacher, trial {teacher}, which failed")
+        who = names.get(student, student)
+        say(console, f"  trial {who}: held back by its teacher, trial {teacher}, which failed")
     if outcome.exhausted:
         _say_what_is_left(console, store, outcome, outlook)
     say(console, f"run the same command again to go on from there: {command()}")

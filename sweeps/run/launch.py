@@ -205,13 +205,15 @@ class Running:
         trials = list(dict.fromkeys(spec for step in steps for spec in step.trials))
         finals: dict[str, TrialFinal] = {}
         if self.sweep.partial and self.outcome.failures:
-            self._output(self.sweep.report(self.store, steps))
+            found = self.sweep.report(self.store, steps)
+            if found.results:
+                self._output(found)
         waiting = {task.spec for step in steps for task in step.tasks}
         for spec in ending.teachers_of(trials):
             finals[spec.trial_id] = TrialFinal(spec=spec, metrics={}, tags={"approach": "teacher"}, finished=False)
         for spec in trials:
             finals[spec.trial_id] = TrialFinal(spec=spec, metrics={}, tags={}, finished=spec not in waiting)
-        ending.explain(self.console, self.store, trials, self.outcome, self.outlook())
+        ending.explain(self.console, self.store, trials, self.outcome, self.outlook(), self.sweep.name)
         self._note(self.tracker.finish(finals, {}, {}, [], timeout=15))
         return ending.status(self.outcome)
 
