@@ -210,7 +210,7 @@ def _teacher_lines(report: DistillReport) -> list[str]:
     lines = [f"teacher: {trial.model} {size}, λ = {trial.weight_decay:g}, {levels}; {means}"]
     known = [record.key for record in references.values() if record is not None]
     if len(set(known)) < len(known):
-        lines.append("one level is meant twice, so its students are the same")
+        lines.append("two references mean the same level of the teacher, so their students are the same")
     if trial.trial_id in {result.spec.trial_id for result in report.vanilla.trials}:
         lines.append("the teacher is one of the vanilla students too")
     return lines

@@ -240,7 +240,7 @@ def headline(setting: SettingResult) -> list[str]:
     if setting.reason == "found":
         lines = [
             f"λ_opt = {setting.lambda_opt:g}",
-            f"the smallest λ without a {shape} ({tolerance}); {_bracket(setting)}",
+            f"the smallest λ without a {shape} ({tolerance}){_neighbours(setting)}",
         ]
     elif setting.reason == "no_dip_at_base":
         lines = [f"λ_opt = {low:g}, the base λ: no {shape} there ({tolerance}), nothing needs avoiding"]
@@ -264,12 +264,15 @@ def headline(setting: SettingResult) -> list[str]:
     return lines
 
 
-def _bracket(setting: SettingResult) -> str:
+def _neighbours(setting: SettingResult) -> str:
+    """What the nearest λs that were tried say of λ_opt."""
     assert setting.lambda_opt is not None
+    said = [] if setting.below is None else [f"λ = {setting.below:g} below it still dips"]
     above = [tried for tried in setting.lambdas if tried.weight_decay > setting.lambda_opt]
-    confirmed = f", and λ = {above[0].weight_decay:g} above it is {above[0].verdict}" if above else ""
-    below = "-" if setting.below is None else format(setting.below, "g")
-    return f"bracket ({below} dips, {setting.lambda_opt:g} clean]{confirmed}"
+    if above:
+        too = " too" if above[0].verdict == "clean" else ""
+        said.append(f"λ = {above[0].weight_decay:g} above it is {above[0].verdict}{too}")
+    return f": {', '.join(said)}" if said else ""
 
 
 def _base_never_learned(setting: SettingResult) -> bool:
@@ -350,10 +353,12 @@ def _show_settings(console: Console, results: Sequence[SettingResult]) -> None:
 
 def _show_reading(console: Console, setting: SettingResult, reading: Reading) -> None:
     seeds = f"{setting.seeds} seeds" if setting.seeds > 1 else "1 seed"
-    labels = "" if setting.rule.labels == "clean" else f" ({setting.rule.labels} labels)"
+    by_test = setting.base.decided_on == "test"
+    labels = "" if setting.rule.labels == "clean" or by_test else f" ({setting.rule.labels} labels)"
+    test = "its figures are therefore optimistic" if by_test else "test is only reported"
     note(
         console,
         f"{seeds} a λ: median {setting.rule.shape}, means of the rest. Decided on {setting.base.decided_on}{labels}; "
-        f"test is only reported. Early stopping: patience {reading.patience}, "
+        f"{test}. Early stopping: patience {reading.patience}, "
         f"drop over {100 * reading.min_drop:g} points.",
     )
