@@ -91,8 +91,11 @@ def shared_levels(teacher: Sequence[LevelRecord], needed: Mapping[str, int]) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """An arm in one mode over its seeds: medians of the dips, means of the rest."""
+class Row(Cost):
+    """An arm in one mode over its seeds: medians of the dips, means of the rest, its costs too.
+
+    A cost is None where a seed has no figure; the energy's source is the least sure of the seeds'.
+    """
 
     mode: Mode
     trial_ids: tuple[str, ...]
@@ -105,17 +108,6 @@ class Row:
     test_accuracy_std: float | None
     """Sample standard deviation over the seeds; None for one seed."""
     sparsity: float
-    levels: float
-    pflop: float
-    pflop_full: float
-    energy_kwh: float | None
-    """None where a seed has no figure, as the next three."""
-    energy_kwh_full: float | None
-    co2_g: float | None
-    co2_g_full: float | None
-    energy_source: str
-    """`measured` when every seed's is, `estimated` when each has a figure, else `none`."""
-    energy_note: str | None
 
 
 _COSTS: Final = ("levels", "pflop", "pflop_full", "energy_kwh", "energy_kwh_full", "co2_g", "co2_g_full")
