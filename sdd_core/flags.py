@@ -150,6 +150,8 @@ class Parser(argparse.ArgumentParser):
         for name, field in self.fields.items():
             value = field.schema()
             value = {"anyOf": [value, {"type": "array", "items": value}]} if name in self.several else value
+            if field.many:  # one value needs no list, and NAME=VALUE pairs may be a mapping
+                value = {"anyOf": [value, {"type": ["string", "number", "object"]}]}
             properties[name.replace("_", "-")] = value | {"description": field.help}
         properties |= {name: {"description": text} for name, text in self.only_in_file.items()}
         return {

@@ -1,10 +1,13 @@
 """The flags of a grid: which cells they mean, and which are refused."""
 
+import json
+
+import jsonschema
 import pytest
 import yaml
 
 from sdd_core.spec import TrialSpec
-from sweeps.kinds.grid.flags import read_options
+from sweeps.kinds.grid.flags import EXAMPLES, read_options
 
 FAST = ["--plan", "--seeds", "1"]
 
@@ -203,3 +206,16 @@ def test_help_shows_a_whole_example(capsys):
 def test_the_default_is_one_cell_of_the_embedded_recipe():
     (arm,) = arms_of()
     assert arm.trials == (TrialSpec(label_noise=0.5),)
+
+
+def test_the_example_in_the_help_is_valid_by_the_schema_for_editors(capsys):
+    with pytest.raises(SystemExit) as ended:
+        read_options(["--schema"])
+    assert ended.value.code == 0
+    schema = json.loads(capsys.readouterr().out)
+    lines = EXAMPLES.split("with what no flag can say:\n")[1].split("\n\n")[0]
+    example = yaml.safe_load(lines)
+    assert set(example) == {"epochs", "seeds", "vary", "zip", "exclude", "arms"}
+    jsonschema.validate(example, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(example | {"epoch": 3}, schema)
