@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from sdd_core.curve import Summary, Verdict
 from sdd_core.energy import grams
@@ -14,6 +14,8 @@ from sdd_core.reading import Reading, Trial
 from sdd_core.record import PFLOPS, LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
+
+_OF_EARLY_STOP: Final = ("level", "sparsity", "test_accuracy", "levels", "pflop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +61,7 @@ class TrialResult:
             "test_dip": figures.test_dip,
             "test_rebound": figures.test_rebound,
             "early_stop": {
-                "level": figures.early_stop.level,
-                "sparsity": figures.early_stop.sparsity,
-                "test_accuracy": figures.early_stop.test_accuracy,
-                "levels": figures.early_stop.levels,
-                "pflop": figures.early_stop.pflop,
+                **{name: getattr(figures.early_stop, name) for name in _OF_EARLY_STOP},
                 "triggered": figures.early_stop_triggered,
             },
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -10,6 +12,14 @@ from rich.table import Table
 def say(console: Console, line: str, style: str | None = None) -> None:
     """Print a line as it is, however long."""
     console.print(line, highlight=False, soft_wrap=True, markup=False, style=style)
+
+
+def say_headline(console: Console, lines: Sequence[str]) -> None:
+    """Print what was found: the first line stands out."""
+    head, *rest = lines
+    say(console, head, style="bold")
+    for line in rest:
+        say(console, f"  {line}")
 
 
 def note(console: Console, line: str) -> None:

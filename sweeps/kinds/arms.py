@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -40,6 +40,12 @@ class ArmResult:
     def row(self, mode: Mode) -> Row:
         """The arm in one mode, over its seeds."""
         return self._rows[mode]
+
+    def rank(self) -> tuple[float, float]:
+        """The larger, the better: the mean deciding accuracy of the best levels, then their sparsity."""
+        row = self.row("run_to_end")
+        # Rounded, so that means of one value do not differ in their last bit.
+        return round(row.accuracy, 12), round(row.sparsity, 12)
 
     @cached_property
     def _rows(self) -> dict[Mode, Row]:
@@ -85,13 +91,7 @@ def arm_results(store: Store, arms: Sequence[Arm], reading: Reading, names: Sequ
             ArmResult(
                 fields=arm.fields,
                 trials=tuple(
-                    TrialResult(
-                        spec=result.spec,
-                        curve=result.curve,
-                        reading=reading,
-                        extra=_cost_metrics(result, shared.get(result.spec.trial_id, ())),
-                        tags=tags,
-                    )
+                    replace(result, extra=_cost_metrics(result, shared.get(result.spec.trial_id, ())), tags=tags)
                     for result in read(store, arm.trials, reading)
                 ),
                 reading=reading,
@@ -128,10 +128,7 @@ def _shares(store: Store, trials: Sequence[TrialSpec]) -> dict[str, Shared]:
 def teachers(store: Store, trials: Sequence[TrialSpec], reading: Reading) -> list[TrialResult]:
     """The teachers' trials, each once, with the levels that were needed of them."""
     found = {trial.teacher.trial: None for trial in trials if trial.distilled and trial.teacher is not None}
-    return [
-        TrialResult(spec=result.spec, curve=result.curve, reading=reading, tags={"approach": "teacher"})
-        for result in read(store, list(found), reading)
-    ]
+    return [replace(result, tags={"approach": "teacher"}) for result in read(store, list(found), reading)]
 
 
 def each_once(teachers: Sequence[TrialResult], arms: Sequence[ArmResult]) -> list[TrialResult]:
@@ -142,9 +139,7 @@ def each_once(teachers: Sequence[TrialResult], arms: Sequence[ArmResult]) -> lis
             known = found.get(result.spec.trial_id)
             if known is not None and known.tags.get("approach") == "teacher":
                 tags = dict(result.tags) | {"approach": "vanilla, teacher"}
-                found[result.spec.trial_id] = TrialResult(
-                    spec=result.spec, curve=result.curve, reading=result.reading, extra=result.extra, tags=tags
-                )
+                found[result.spec.trial_id] = replace(result, tags=tags)
             elif known is None:
                 found[result.spec.trial_id] = result
     return list(found.values())

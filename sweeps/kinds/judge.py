@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from analysis.report import TrialResult
 from sdd_core import curve
 from sdd_core.curve import GiveUp, Verdict
-from sdd_core.reading import Trial
+from sdd_core.reading import Reading, Trial
 from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
@@ -81,6 +82,19 @@ class Judge:
     def verdict(self, trials: Sequence[TrialSpec]) -> Verdict:
         """A point's verdict, when all its trials have theirs."""
         return curve.lambda_verdict([verdict for verdict in self.trial_verdicts(trials) if verdict is not None])
+
+    def results(self, trials: Sequence[TrialSpec], reading: Reading) -> tuple[TrialResult, ...]:
+        """Trials for a report, with their verdicts."""
+        return tuple(
+            TrialResult(
+                spec=spec,
+                curve=levels,
+                reading=reading,
+                verdict=verdict,
+                tags={"verdict": verdict} if verdict is not None else {},
+            )
+            for (spec, levels), verdict in zip(self.curves(trials), self.trial_verdicts(trials), strict=True)
+        )
 
     def constraints(self, trials: Sequence[TrialSpec]) -> dict[str, float]:
         """Optuna's constraints: by how much the median seed misses a clean verdict; <= 0 is clean."""

@@ -63,20 +63,14 @@ class StudyInDatabase:
                 study.tell(known.number, list(point.objectives))
 
     def _frozen(self, point: Asked, ids: tuple[str, ...]) -> optuna.trial.FrozenTrial:
-        attributes: dict[str, object] = {_TRIALS: list(ids)}
-        if point.verdict is None:
-            return optuna.trial.create_trial(
-                state=TrialState.RUNNING,
-                params=dict(point.values),
-                distributions=dict(self.ranges),
-                user_attrs=attributes,
-            )
+        known = point.verdict is not None
         return optuna.trial.create_trial(
+            state=TrialState.COMPLETE if known else TrialState.RUNNING,
             params=dict(point.values),
             distributions=dict(self.ranges),
-            values=list(point.objectives),
-            constraints=dict(point.constraints),
-            user_attrs=attributes | {"verdict": point.verdict},
+            values=list(point.objectives) if known else None,
+            constraints=dict(point.constraints) if known else None,
+            user_attrs={_TRIALS: list(ids)} | ({"verdict": point.verdict} if known else {}),
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sdd_core.spec import TeacherRef, TrialSpec
+from sdd_core.words import level_name
 from sweeps.kinds.grid.plan import Grid
 from sweeps.sweep import Arm
 
@@ -26,8 +27,7 @@ class Approach:
     def __str__(self) -> str:
         if self.level is None:
             return "vanilla"
-        which = f"level {self.level}" if isinstance(self.level, int) else self.level
-        return f"{which} teacher, α = {self.alpha:g}, τ = {self.temperature:g}"
+        return f"{level_name(self.level)} teacher, α = {self.alpha:g}, τ = {self.temperature:g}"
 
     def as_json(self) -> dict[str, Any]:
         """The approach as answers name it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +12,11 @@ from rich.table import Table
 
 from analysis.pictures import distill
 from analysis.report import TrialResult
-from analysis.terminal import count, note, percent, points, say, show_table, with_deviation
+from analysis.terminal import count, note, percent, points, say_headline, show_table, with_deviation
 from sdd_core import ledger, spec, words
 from sdd_core.energy import grams
 from sdd_core.reading import Reading
+from sdd_core.record import LevelRecord
 from sdd_core.store import Store
 from sweeps.kinds import arms
 from sweeps.kinds.arms import ArmResult
@@ -63,13 +63,13 @@ class DistillReport:
     @cached_property
     def best(self) -> Approach | None:
         """The approach with a teacher whose best levels have the highest mean deciding accuracy (ties: the sparser)."""
+        return max(self.distilled, key=lambda approach: self.approaches[approach].rank(), default=None)
 
-        def rank(approach: Approach) -> tuple[float, float]:
-            row = self.approaches[approach].row("run_to_end")
-            # Rounded, so that means of one value do not differ in their last bit.
-            return round(row.accuracy, 12), round(row.sparsity, 12)
-
-        return max(self.distilled, key=rank, default=None)
+    @property
+    def learnt_from(self) -> dict[str | int | None, LevelRecord]:
+        """The teacher's levels that students learn from, by their names in the approaches."""
+        found = {approach.level: arm.learnt_from for approach, arm in self.distilled.items()}
+        return {level: record for level, record in found.items() if record is not None}
 
     @property
     def results(self) -> list[TrialResult]:
@@ -101,7 +101,6 @@ class DistillReport:
         if self.teacher is None:
             return None
         paid = ledger.costs(self.teacher.curve)
-        references = {approach.level: arm.learnt_from for approach, arm in self.distilled.items()}
         return {
             "trial_id": self.teacher.spec.trial_id,
             "spec": spec.to_json(self.teacher.spec),
@@ -109,13 +108,8 @@ class DistillReport:
             **{name: getattr(paid, name) for name in ("pflop", "energy_kwh", "energy_source", "energy_note")},
             "co2_g": grams(paid.energy_kwh, self.reading.intensity),
             "levels": [
-                {"teacher": reference}
-                | {
-                    name: getattr(record, name)
-                    for name in ("level", "key", "sparsity", "val_accuracy", "test_accuracy")
-                }
-                for reference, record in references.items()
-                if record is not None
+                {"teacher": level} | {name: getattr(record, name) for name in _OF_A_LEVEL}
+                for level, record in self.learnt_from.items()
             ],
         }
 
@@ -145,10 +139,7 @@ class DistillReport:
         )
 
     def show(self, console: Console) -> None:
-        head, *rest = headline(self)
-        say(console, head, style="bold")
-        for line in rest:
-            say(console, f"  {line}")
+        say_headline(console, headline(self))
         show_table(console, _table(self))
         for line in _conventions(self):
             note(console, line)
@@ -198,17 +189,14 @@ def _teacher_lines(report: DistillReport) -> list[str]:
     if report.teacher is None:
         return []
     trial = report.teacher.spec
-    size = " ".join(f"{name}={value}" for name, value in trial.model_options)
-    references = {approach.level: arm.learnt_from for approach, arm in report.distilled.items()}
     means = ", ".join(
         f"{reference if isinstance(reference, str) else 'asked for'}: level {record.level} "
         f"({percent(record.sparsity)} sparse, test {percent(record.test_accuracy)})"
-        for reference, record in references.items()
-        if record is not None
+        for reference, record in report.learnt_from.items()
     )
     levels = count(len(report.teacher.curve), "level")
-    lines = [f"teacher: {trial.model} {size}, λ = {trial.weight_decay:g}, {levels}; {means}"]
-    known = [record.key for record in references.values() if record is not None]
+    lines = [f"teacher: {words.network_name(trial)}, λ = {trial.weight_decay:g}, {levels}; {means}"]
+    known = [record.key for record in report.learnt_from.values()]
     if len(set(known)) < len(known):
         lines.append("two references mean the same level of the teacher, so their students are the same")
     if trial.trial_id in {result.spec.trial_id for result in report.vanilla.trials}:
@@ -223,7 +211,7 @@ def _table(report: DistillReport) -> Table:
     for title in ("teacher", "α", "τ", ""):
         table.add_column(title, no_wrap=True)
     rows = report.rows()
-    carbon = ["gCO2e"] if _energy_known(rows) else []
+    carbon = ["gCO2e"] if any(row.co2_g_full is not None for _, row in rows) else []
     for title in (f"dip {split}/test", "test %", "sparsity %", "levels", "PFLOP", "+ teacher", *carbon):
         table.add_column(title, justify="right", no_wrap=True)
     largest = max(row.pflop for _, row in rows)
@@ -248,8 +236,7 @@ def _named(approach: Approach) -> tuple[str, str, str]:
     """An approach in three cells: teacher, α, τ."""
     if approach.level is None or approach.temperature is None:
         return "vanilla", "", ""
-    which = f"level {approach.level}" if isinstance(approach.level, int) else approach.level
-    return which, f"{approach.alpha:g}", f"{approach.temperature:g}"
+    return words.level_name(approach.level), f"{approach.alpha:g}", f"{approach.temperature:g}"
 
 
 def _conventions(report: DistillReport) -> list[str]:
@@ -271,7 +258,3 @@ def _conventions(report: DistillReport) -> list[str]:
             f"those of the {seeds * len(report.distilled)} students here that need it."
         )
     return [*lines, arms.energy_line([row for _, row in report.rows()], reading, distilled=report.best is not None)]
-
-
-def _energy_known(rows: Sequence[tuple[Approach, Row]]) -> bool:
-    return any(row.co2_g_full is not None for _, row in rows)

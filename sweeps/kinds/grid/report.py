@@ -12,7 +12,7 @@ from rich.table import Table
 
 from analysis.pictures.grid import Cell, plot_grid
 from analysis.report import TrialResult
-from analysis.terminal import count, note, percent, plain_table, points, say, show_table, with_deviation
+from analysis.terminal import count, note, percent, plain_table, points, say_headline, show_table, with_deviation
 from sdd_core.curve import default_tolerance
 from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec
@@ -48,12 +48,7 @@ class GridReport:
     @property
     def best(self) -> ArmResult | None:
         """The arm whose best levels have the highest mean deciding accuracy (ties: the sparser)."""
-
-        def rank(arm: ArmResult) -> tuple[float, float]:
-            row = arm.row("run_to_end")
-            return round(row.accuracy, 12), round(row.sparsity, 12)
-
-        return max(self.arms, key=rank, default=None)
+        return max(self.arms, key=ArmResult.rank, default=None)
 
     def limit(self, arm: ArmResult) -> float:
         """The largest dip of an arm that counts as none."""
@@ -95,8 +90,7 @@ class GridReport:
         plot_grid(path, self.title, cells, self.axes, reading=self.reading, tolerance=limit)
 
     def show(self, console: Console) -> None:
-        for line_number, line in enumerate(headline(self)):
-            say(console, line if line_number == 0 else f"  {line}", style="bold" if line_number == 0 else None)
+        say_headline(console, headline(self))
         if self.arms:
             show_table(console, _table(self))
             for line in _conventions(self):

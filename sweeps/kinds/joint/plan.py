@@ -84,15 +84,12 @@ class JointSettings:
         )
 
     def _shown(self, point: Point, told: Told | None, verdict: Verdict | None) -> Asked:
-        trials = self.trials(point)
-        if told is None:
-            return Asked(values=point._asdict(), trials=trials)
         return Asked(
             values=point._asdict(),
-            trials=trials,
+            trials=self.trials(point),
             verdict=verdict,
-            objectives=(told.accuracy, told.sparsity),
-            constraints=dict(told.constraints),
+            objectives=() if told is None else (told.accuracy, told.sparsity),
+            constraints={} if told is None else dict(told.constraints),
         )
 
     def _told(self, judge: Judge, point: Point) -> Told:

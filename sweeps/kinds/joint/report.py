@@ -14,7 +14,6 @@ from analysis.report import TrialResult, mean
 from analysis.terminal import note, points, say
 from sdd_core import spec, words
 from sdd_core.curve import Verdict
-from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 from sweeps.kinds.joint.plan import Found, JointSettings
 from sweeps.kinds.joint.study import OBJECTIVES, Point
@@ -61,17 +60,8 @@ class PointResult:
 
 
 def _point_result(judge: Judge, settings: JointSettings, point: Point | None, found: Found) -> PointResult:
-    trials: tuple[TrialSpec, ...] = settings.vanilla() if point is None else settings.trials(point)
-    results = tuple(
-        TrialResult(
-            spec=trial,
-            curve=levels,
-            reading=settings.reading,
-            verdict=verdict,
-            tags={"verdict": verdict} if verdict is not None else {},
-        )
-        for (trial, levels), verdict in zip(judge.curves(trials), judge.trial_verdicts(trials), strict=True)
-    )
+    trials = settings.vanilla() if point is None else settings.trials(point)
+    results = judge.results(trials, settings.reading)
     return PointResult(
         point=point,
         verdict=None if point is None else found.verdicts[point],

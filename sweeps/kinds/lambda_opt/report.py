@@ -13,7 +13,7 @@ from rich.table import Table
 from analysis.pictures.curves import plot_curves
 from analysis.pictures.settings import Panel, plot_settings
 from analysis.report import TrialResult, mean, median
-from analysis.terminal import note, percent, plain_table, points, say, show_table
+from analysis.terminal import note, percent, plain_table, points, say, say_headline, show_table
 from sdd_core import spec, words
 from sdd_core.curve import GiveUp, Summary, Verdict
 from sdd_core.reading import Reading
@@ -118,16 +118,7 @@ def _setting_result(store: Store, settings: SearchSettings, found: Found, readin
     tried = []
     for point in sorted(found.verdicts):
         trials = settings.trials(settings.points[point])
-        results = tuple(
-            TrialResult(
-                spec=trial,
-                curve=levels,
-                reading=reading,
-                verdict=verdict,
-                tags={"verdict": verdict} if verdict is not None else {},
-            )
-            for (trial, levels), verdict in zip(judge.curves(trials), judge.trial_verdicts(trials), strict=True)
-        )
+        results = judge.results(trials, reading)
         tried.append(
             LambdaResult(
                 weight_decay=settings.points[point],
@@ -211,7 +202,8 @@ class LambdaReport:
 
     def show(self, console: Console) -> None:
         if len(self.settings) == 1:
-            _show_setting(console, self.settings[0])
+            say_headline(console, headline(self.settings[0]))
+            console.print(_table(self.settings[0]))
         else:
             _show_settings(console, self.settings)
         _show_reading(console, self.settings[0], self.reading)
@@ -280,14 +272,6 @@ def _base_never_learned(setting: SettingResult) -> bool:
         max(record.deciding_accuracy(setting.rule.labels) for record in result.curve) <= 1.1 * result.curve[0].chance
         for result in setting.lambdas[0].trials
     )
-
-
-def _show_setting(console: Console, setting: SettingResult) -> None:
-    head, *rest = headline(setting)
-    say(console, head, style="bold")
-    for line in rest:
-        say(console, f"  {line}")
-    console.print(_table(setting))
 
 
 def _table(setting: SettingResult) -> Table:
