@@ -103,6 +103,7 @@ class _Run:
 
     spec: TrialSpec
     complete: bool
+    diverged: bool
     summary: Summary | None
     only_teaches: bool
     """Whether it was run as far as its students need it and no further: nobody waits for its other levels."""
@@ -125,7 +126,7 @@ def tradeoffs(trials: Sequence[Trial], reading: Reading) -> list[SettingTradeoff
         spec = trial.spec
         summary = reading.summary(trial.curve) if trial.curve else None
         only_teaches = not trial.complete and len(trial.curve) <= needed.get(spec.trial_id, -1)
-        runs.setdefault(setting_id(spec), []).append(_Run(spec, trial.complete, summary, only_teaches))
+        runs.setdefault(setting_id(spec), []).append(_Run(spec, trial.complete, trial.diverged, summary, only_teaches))
     names = setting_labels([trial.spec for trial in trials])
     answers = [_setting_tradeoff(key, names[key], group, reading) for key, group in runs.items()]
     return sorted(answers, key=lambda answer: (answer.label, answer.setting_id))
@@ -164,13 +165,15 @@ def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], reading: Readi
 def _choose(by_lambda: dict[float, list[_Run]], mode: str, intensity: float) -> Choice | None:
     """The best lambda of those of which every known seed has an answer; a lucky seed alone does not count.
 
-    A trial that was only run as a teacher is no seed that an answer waits for.
+    Nor does a lambda count most of whose seeds diverged. A trial that was only run as a teacher is no seed that an
+    answer waits for.
     """
     candidates: list[Choice] = []
     for weight_decay, known in by_lambda.items():
         runs = [run for run in known if not run.only_teaches]
         points = [point for run in runs if (point := run.point(mode)) is not None]
-        if points and len(points) == len(runs):
+        usable = sum(run.diverged for run in runs) <= len(runs) / 2
+        if points and len(points) == len(runs) and usable:
             candidates.append(_over_seeds(weight_decay, runs, points, mode, intensity))
     if not candidates:
         return None

@@ -17,7 +17,7 @@ from sdd_core.curve import Summary
 from sdd_core.energy import grams
 from sdd_core.ledger import COSTS, Costs, costs
 from sdd_core.reading import AS_USUAL, Reading, Trial, read_trials
-from sdd_core.record import PFLOPS, SCORES
+from sdd_core.record import PFLOPS, SCORES, environments
 from sdd_core.store import Store
 
 LEVEL_COLUMNS: Final = (
@@ -39,6 +39,8 @@ LEVEL_COLUMNS: Final = (
     "energy_reason",
     "co2_g",
     "level_key",
+    "diverged_after",
+    "environment",
 )
 _SPENT: Final = (*COSTS, "co2_g")
 _POINT: Final = ("level", "sparsity", "accuracy", "test_accuracy", *_SPENT)
@@ -56,6 +58,8 @@ TRIAL_COLUMNS: Final = (
     *(f"best_{name}" for name in _POINT),
     *(f"early_stop_{name}" for name in _POINT),
     "early_stop_triggered",
+    "diverged",
+    "environments",
 )
 
 
@@ -80,6 +84,7 @@ def level_frame(store: Store, sweep: str | None = None, reading: Reading = AS_US
             # A record's `label_noise` and `teacher` would hide the spec's fields of these names.
             row = {name: value for name, value in vars(record).items() if name not in words.CELLS}
             row |= {"realised_noise": record.label_noise, "pflop_total": total, "level_key": record.key}
+            row["environment"] = record.environment
             row |= _spent(costs([record]), reading.intensity)
             rows.append(shared | row)
     return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
@@ -94,6 +99,7 @@ def trial_frame(store: Store, sweep: str | None = None, reading: Reading = AS_US
     for trial in read_trials(store, store.trials(sweep)):
         row = words.cells(trial.spec) | {"complete": trial.complete, "levels": len(trial.curve)}
         row |= {"labels": reading.labels, "patience": reading.patience, "min_drop": reading.min_drop}
+        row |= {"diverged": trial.diverged, "environments": "; ".join(environments([trial.curve]))}
         if trial.curve:
             row |= _figures(reading.summary(trial.curve), reading.intensity)
         rows.append(row)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from sdd_core.curve import Summary, Verdict
 from sdd_core.energy import grams
 from sdd_core.reading import Reading, Trial
-from sdd_core.record import PFLOPS, LevelRecord
+from sdd_core.record import PFLOPS, LevelRecord, environments
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 
@@ -37,6 +37,12 @@ class TrialResult:
         """The trial without what was read from it."""
         return Trial(self.spec, self.curve)
 
+    @property
+    def environment_tag(self) -> dict[str, str]:
+        """In MLflow the environment classes of its levels, where the records say them."""
+        found = "; ".join(environments([self.curve]))
+        return {"environment": found} if found else {}
+
     @cached_property
     def summary(self) -> Summary:
         """The figures of the curve, which must have a level."""
@@ -54,6 +60,7 @@ class TrialResult:
             "rebound": figures.rebound,
             "levels": figures.levels,
             "stopped_early": not self.trial.complete,
+            "diverged_after": self.curve[-1].diverged_after,
             "best_val_accuracy": figures.best.accuracy if spec.decided_on == "validation" else None,
             "test_accuracy_at_best": figures.best.test_accuracy,
             "sparsity_at_best": figures.best.sparsity,
@@ -79,6 +86,17 @@ class TrialResult:
 def read(store: Store, specs: Sequence[TrialSpec], reading: Reading) -> tuple[TrialResult, ...]:
     """Trials as the store holds them now."""
     return tuple(TrialResult(spec=spec, curve=store.curve(spec), reading=reading) for spec in specs)
+
+
+def titled(title: str, results: Sequence[TrialResult]) -> str:
+    """A picture's title, which says so when the curves under it come from several environment classes."""
+    found = environments(result.curve for result in results)
+    return title if len(found) < 2 else f"{title} (levels of {len(found)} environments)"
+
+
+def mostly_diverged(results: Sequence[TrialResult]) -> bool:
+    """Whether more than half of the trials of an arm have diverged, so that its figures say nothing."""
+    return sum(result.trial.diverged for result in results) > len(results) / 2
 
 
 def mean(results: Sequence[TrialResult], figure: Callable[[Summary], float]) -> float:

@@ -76,6 +76,8 @@ class Clock:
 
     def level_finished(self, task: Task, metrics: dict[str, float], trained: bool) -> None: ...
 
+    def warned(self, task: Task, warning: str) -> None: ...
+
     def ended(self, task: Task, by_budget: bool) -> None:
         self.ends.append(time.perf_counter())
 

@@ -44,7 +44,7 @@ from sdd_core.registry import AUGMENTATIONS, MODELS
 from sdd_core.spec import FIELDS, TeacherRef, TrialSpec
 from sdd_core.training import pruning, steps
 
-Loop = Callable[[nn.Module, pruning.Masks], None]
+Loop = Callable[[nn.Module, pruning.Masks], object]
 
 
 def _mnist(folder: Path) -> splits.Split:

@@ -206,15 +206,19 @@ class LevelCost:
     """Operations of one image's forward pass, by the paper's convention, with the surviving weights alone."""
 
 
-def level_cost(spec: TrialSpec, level: int, sizes: Sizes, masks: pruning.Masks | None = None) -> LevelCost:
+def level_cost(
+    spec: TrialSpec, level: int, sizes: Sizes, masks: pruning.Masks | None = None, epochs: int | None = None
+) -> LevelCost:
     """What a level of a trial costs; `masks` are those it was trained with, by default those of level 0.
+
+    `epochs` are those that a training ran which diverged before its end.
 
     Only the architectures, the data set's shape, the epochs and the splits' sizes matter, so a plan
     asks before anything is trained, with `nominal_sizes`. With augmentation a teacher sees every
     training image in every epoch; without, its logits are computed once a level.
     """
     student = _network(spec).operations
-    epochs = _epochs(spec, level)
+    epochs = _epochs(spec, level) if epochs is None else epochs
     scoring = 1 if level > 0 and spec.criterion == "gradient" else 0
     passes = epochs if spec.augmentation != "none" else 1
     teacher = _network(spec.teacher.trial).operations if spec.teacher is not None and spec.distilled else None
@@ -242,9 +246,11 @@ def trainings(spec: TrialSpec) -> int:
 
 
 def whole_levels(spec: TrialSpec, curve: Curve) -> int:
-    """Levels of a trial that runs to its target sparsity, as `trainings`, from its finished levels where it has any."""
+    """Levels of a trial that runs to its end, from its finished levels where it has any; see `trainings`."""
     if not curve:
         return trainings(spec)
+    if curve[-1].diverged:
+        return len(curve)
     return last_level(curve[0].prunable, spec.prune_fraction, spec.target_sparsity) + 1
 
 

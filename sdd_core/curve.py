@@ -15,7 +15,9 @@ from typing import Final, Literal
 from sdd_core.ledger import Costs, costs
 from sdd_core.record import Curve
 
-Verdict = Literal["dips", "clean", "collapsed"]
+Verdict = Literal["dips", "clean", "collapsed", "diverged"]
+UNUSABLE: Final[tuple[Verdict, ...]] = ("collapsed", "diverged")
+"""The verdicts of a lambda whose networks are of no use, so that whether they dip does not matter."""
 Shape = Literal["dip", "rebound"]
 
 TOLERANCE_FLOOR: Final = 0.02
@@ -152,31 +154,38 @@ def default_tolerance(size: int) -> float:
 
 
 def collapse_threshold(base_best: float, chance: float) -> float:
-    """A curve whose best is below this has collapsed: halfway between chance and the base lambda's best."""
-    return (chance + base_best) / 2
+    """A curve whose best is below this has collapsed: halfway between chance and the base lambda's best.
+
+    A base that is below chance itself sets the threshold: against it nothing can be said to have collapsed.
+    """
+    return min(base_best, (chance + base_best) / 2)
 
 
-def trial_verdict(depth: float, best: float, tolerance: float, threshold: float) -> Verdict:
-    """Verdict of one trial from its dip, its best deciding accuracy and the collapse threshold.
+def trial_verdict(depth: float, best: float, tolerance: float, threshold: float, *, diverged: bool = False) -> Verdict:
+    """Verdict of one trial from its dip, its best deciding accuracy, the collapse threshold and how it ended.
 
     A dip beyond the tolerance goes first: it is known as soon as it appears, and never taken back.
     """
     if depth > tolerance:
         return "dips"
+    if diverged:
+        return "diverged"
     return "clean" if best >= threshold else "collapsed"
 
 
 def lambda_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     """Verdict of a lambda from those of its seeds (an odd number).
 
-    Collapsed when more than half of them collapsed; otherwise clean when more than half have a dip
-    within the tolerance. Raises ValueError for an even number of seeds, where a tie could decide.
+    When more than half of them collapsed or diverged, whichever of the two is more frequent (ties: diverged);
+    otherwise clean unless more than half dip. Raises ValueError for an even number of seeds, where a tie could
+    decide.
     """
     if len(verdicts) % 2 == 0:
         raise ValueError(f"a lambda needs an odd number of verdicts, but got {len(verdicts)}")
     half = len(verdicts) / 2
-    if verdicts.count("collapsed") > half:
-        return "collapsed"
+    collapsed, diverged = verdicts.count("collapsed"), verdicts.count("diverged")
+    if collapsed + diverged > half:
+        return "collapsed" if collapsed > diverged else "diverged"
     return "dips" if verdicts.count("dips") > half else "clean"
 
 

@@ -319,6 +319,13 @@ class Here:
         Literal["dense_best_last", "all"], Flag("keep_weights"), Doc("the levels whose weights the store keeps")
     ] = "dense_best_last"
     threads: Annotated[Count, Doc("CPU threads of a trial's arithmetic")] = 1
+    environment: Annotated[
+        Literal["any", "same"],
+        Doc(
+            "same: levels that another kind of device, minor version of torch or number of CPU threads has made are"
+            " trained anew here; any: they are used, and an answer that mixes them says so"
+        ),
+    ] = "any"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sdd_core.energy import Meter
+from sdd_core.record import environment_class
 from sdd_core.training import steps
 
 
@@ -36,6 +37,11 @@ def cpu_arithmetic(threads: int) -> Iterator[None]:
 def meter(device: torch.device, threads: int, gpu_share: float) -> contextlib.AbstractContextManager[Meter]:
     """A meter of the energy that a trial on `device` uses, not started yet; it is closed at the end."""
     return contextlib.closing(Meter(threads=threads, gpu=steps.gpu_uuid(device), gpu_share=gpu_share))
+
+
+def environment(device_type: str, threads: int) -> str:
+    """The environment class of a training in this process on a kind of device ("cpu", "cuda")."""
+    return environment_class(device_type, torch.__version__, threads)
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:

@@ -28,6 +28,11 @@ class Trial(NamedTuple):
         """Whether the curve has run to its end."""
         return is_complete(self.curve, self.spec)
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the training of its last level diverged, which ended it."""
+        return bool(self.curve) and self.curve[-1].diverged
+
 
 def read_trials(store: Store, specs: Iterable[TrialSpec]) -> list[Trial]:
     """Trials with their curves so far, in the order given."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,6 +60,30 @@ class LevelRecord:
     """Checksum of the weights written with this record, which names their file."""
     measured: dict[str, Any]
     """What the key does not determine: time, device, versions, energy."""
+    diverged_after: int | None = None
+    """Epochs after which a weight was no longer finite, so that the training ended there; None when all ran."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss or a weight is not finite: the trial ends at this level."""
+        return self.diverged_after is not None or not math.isfinite(self.train_loss)
+
+    @property
+    def environment(self) -> str | None:
+        """The environment class that the level was trained in; None where the record does not say."""
+        device, threads = self.measured.get("device"), self.measured.get("threads")
+        torch = self.measured.get("versions", {}).get("torch")
+        if device is None or threads is None or torch is None:
+            return None
+        return environment_class(str(device).split(":")[0], str(torch), int(threads))
+
+    @property
+    def warning(self) -> str | None:
+        """What looked wrong while the level was trained."""
+        if not self.diverged:
+            return self.measured.get("warning")
+        when = "" if self.diverged_after is None else f" in epoch {self.diverged_after}"
+        return f"the training of level {self.level} diverged{when}, which ends the trial"
 
     @property
     def energy_kwh(self) -> float | None:
@@ -88,6 +114,24 @@ class LevelRecord:
 
 
 Curve = Sequence[LevelRecord]
+
+
+def environment_class(device_type: str, torch: str, threads: int) -> str:
+    """What a level's bytes depend on beside its spec: "cpu, torch 2.15, 1 thread" or "cuda, torch 2.15".
+
+    `torch` is torch's whole version, of which only major and minor number count. Precision is in the spec.
+    """
+    minor = ".".join(torch.split("+")[0].split(".")[:2])
+    on_cpu = f", {threads} thread{'s' if threads != 1 else ''}" if device_type == "cpu" else ""
+    return f"{device_type}, torch {minor}{on_cpu}"
+
+
+def environments(curves: Iterable[Curve]) -> dict[str, int]:
+    """How many levels of some curves were trained in each environment class; a level that curves share is one."""
+    levels = {record.key: record.environment for curve in curves for record in curve}
+    found = Counter(environment for environment in levels.values() if environment is not None)
+    return dict(sorted(found.items()))
+
 
 SCORES: Final = (
     "train_accuracy",

@@ -409,6 +409,11 @@ def level_key(spec: TrialSpec, level: int, parent: str | None, teacher: str | No
     return _hash(form)
 
 
+def environment_key(key: str, environment: str) -> str:
+    """Key of a level that is trained again in an environment class, because its own key holds another class's."""
+    return _hash({"schema": SCHEMA, "level": key, "environment": environment})
+
+
 def snapshot_key(dense_key: str, epoch: int) -> str:
     """Key of the weights after `epoch` epochs of the level 0 that has `dense_key`: 64 hex digits."""
     return _hash({"schema": SCHEMA, "snapshot": dense_key, "epoch": epoch})

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -36,8 +37,10 @@ from sdd_core.spec import (
     TeacherRef,
     TrialSpec,
     canonical_json,
+    environment_key,
     from_json,
     last_level,
+    level_key,
     level_keys,
     to_json,
 )
@@ -63,10 +66,13 @@ class Need(NamedTuple):
 
 
 class Store:
-    """A store at a path or fsspec URL. Opening writes nothing; one that is `read_only` sets nothing aside either."""
+    """A store at a path or fsspec URL. Opening writes nothing; one that is `read_only` sets nothing aside either.
 
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
-        self.url, self.read_only = url, read_only
+    With an `environment` class its curves hold levels of that class alone; see `level_keys`.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False, environment: str | None = None) -> None:
+        self.url, self.read_only, self.environment = url, read_only, environment
         self._blobs = open_blobs(url)
         self._remembered = functools.lru_cache(RECORDS)(self._read_record)
 
@@ -137,11 +143,28 @@ class Store:
         return found
 
     def level_keys(self, spec: TrialSpec) -> Iterator[str]:
-        """The keys of a trial's levels without end; none while its teacher's level is not known."""
+        """The keys of a trial's levels without end; none while its teacher's level is not known.
+
+        A store of one environment class leaves a trajectory where it finds another class's level: that level and
+        those after it have keys of their own, so they are trained anew from the level before.
+        """
         if not spec.distilled:
-            yield from level_keys(spec)
+            yield from self.keys_after(spec, None)
         elif (teacher := self.teacher(spec)) is not None:
-            yield from level_keys(spec, teacher.key)
+            yield from self.keys_after(spec, teacher.key)
+
+    def keys_after(self, spec: TrialSpec, teacher: str | None) -> Iterator[str]:
+        """The keys of a trial's levels without end when it learns from the level with this key, or from none."""
+        if self.environment is None:
+            yield from level_keys(spec, teacher)
+            return
+        key: str | None = None
+        for level in itertools.count():
+            key = level_key(spec, level, key, teacher)
+            record = self.record(key)
+            if record is not None and record.environment != self.environment:
+                key = environment_key(key, self.environment)
+            yield key
 
     def next_key(self, spec: TrialSpec) -> str | None:
         """The key of the level that a trial trains next; None while its teacher's level is not known."""
@@ -161,7 +184,29 @@ class Store:
         if spec.teacher.level == "pruned" and not is_complete(curve, spec.teacher.trial):
             return None
         level = _resolved(spec.teacher, curve)
-        return curve[level] if level is not None and level < len(curve) else None
+        if level is None or level >= len(curve) or self._divergence(spec.teacher, curve) is not None:
+            return None
+        return curve[level]
+
+    def teacher_fault(self, spec: TrialSpec) -> str | None:
+        """Why a trial can never learn from its teacher: that, or a teacher of its teacher, has diverged. Else None."""
+        if not spec.distilled or spec.teacher is None:
+            return None
+        teacher = spec.teacher.trial
+        return self.teacher_fault(teacher) or self._divergence(spec.teacher, self.curve(teacher))
+
+    @staticmethod
+    def _divergence(teacher: TeacherRef, curve: list[LevelRecord]) -> str | None:
+        """Which level of a teacher's curve has diverged, if its students need that level or those after it."""
+        if not curve or not curve[-1].diverged:
+            return None
+        last = curve[-1].level
+        if teacher.level != "pruned" and last > (0 if teacher.level == "dense" else int(teacher.level)):
+            return None
+        return (
+            f"its training diverged at level {last}; a smaller learning_rate than "
+            f"{teacher.trial.learning_rate:g} may help"
+        )
 
     def teacher_needed(self, spec: TrialSpec) -> Need | None:
         """What has to be run before a trial, or None: of a chain of teachers what comes first.
@@ -305,10 +350,11 @@ def _resolved(teacher: TeacherRef, curve: list[LevelRecord]) -> int | None:
 
 
 def is_complete(curve: list[LevelRecord], spec: TrialSpec) -> bool:
-    """Whether a curve has run to its end: its target sparsity, or nothing left to prune."""
+    """Whether a curve has run to its end: its target sparsity, nothing left to prune, or a level that diverged."""
     if not curve:
         return False
-    return curve[-1].level >= last_level(curve[0].prunable, spec.prune_fraction, spec.target_sparsity)
+    end = last_level(curve[0].prunable, spec.prune_fraction, spec.target_sparsity)
+    return curve[-1].diverged or curve[-1].level >= end
 
 
 def _record_name(key: str) -> str:

@@ -54,6 +54,12 @@ def teacher_label(spec: TrialSpec) -> str:
     return f"{level_name(spec.teacher.level)}{of} {spec.teacher.trial.model}"
 
 
+def environments_text(levels: Mapping[str, int]) -> str:
+    """How many levels were made in which environment: "12 levels of (cpu, torch 2.15, 1 thread) and 3 of (...)"."""
+    parts = [f"{count} of ({environment})" for environment, count in levels.items()]
+    return " and ".join(parts).replace(" of", " levels of", 1)
+
+
 def setting_label(spec: TrialSpec) -> str:
     """A setting and approach in words: "lenet on digits, ε=50 %", with what is out of the ordinary."""
     if spec.noise_kind == "human":

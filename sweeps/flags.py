@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typing_extensions import Doc
 
-from sdd_core import flags, trajectory
+from sdd_core import flags, machine, trajectory
 from sdd_core.data.sources import set_data_dir
 from sdd_core.fields import Count, Flag, Natural, NotNegative, Positive, SpecError
 from sdd_core.flags import Here, Parser, Reader
@@ -97,6 +97,7 @@ class Common:
     cost: CostOptions
     keep: str
     threads: int
+    environment: Literal["any", "same"]
     cpus: float
     gpus: float | None
     """None: one where the nodes have GPUs and the model gains from one."""
@@ -113,7 +114,7 @@ def add_common_flags(parser: Parser) -> None:
     parser.add(Where, "where")
     parser.add(CostOptions, "cost", "What it will cost, and where to stop. README: What it will cost.")
     parser.add(Workers, "workers")
-    parser.add(Here, "workers", only=("threads",))
+    parser.add(Here, "workers", only=("threads", "environment"))
 
 
 def read_common(reader: Reader, sweep: str) -> Common:
@@ -131,8 +132,12 @@ def read_common(reader: Reader, sweep: str) -> Common:
     if "/" in sweep or sweep.startswith("."):
         reader.faults.append(f"sweep {sweep!r}: must not hold / nor begin with a dot")
     url = here.store or (cluster.store if cluster and cluster.store else "./store")
-    store = reader.collect(_open_store, url, planned=cost.plan, shared=work.cluster is not None)
     cpus, gpus = work.cpus_per_trial, work.gpus_per_trial
+    gpus = gpus if gpus is not None else cluster.gpus_per_trial if cluster else None
+    environment = reader.collect(_environment, gpus, here.threads) if here.environment == "same" else None
+    store = reader.collect(
+        _open_store, url, planned=cost.plan, shared=work.cluster is not None, environment=environment
+    )
     return Common(
         sweep=sweep,
         store=store or Store("./store", read_only=True),
@@ -143,8 +148,9 @@ def read_common(reader: Reader, sweep: str) -> Common:
         cost=cost,
         keep=here.keep,
         threads=here.threads,
+        environment=here.environment,
         cpus=cpus if cpus is not None else cluster.cpus_per_trial if cluster else 1,
-        gpus=gpus if gpus is not None else cluster.gpus_per_trial if cluster else None,
+        gpus=gpus,
         workers=work.workers,
         cluster=cluster,
         config=flags.reproducing(reader.namespace),
@@ -211,7 +217,16 @@ def _read_cluster(path: str | None) -> ClusterSettings | None:
     return connect.read(path)
 
 
-def _open_store(url: str, *, planned: bool, shared: bool) -> Store:
+def _environment(gpus: float | None, threads: int) -> str:
+    """The environment class of the workers, which have this process's torch or say that they have another."""
+    if gpus is None:
+        raise SpecError(
+            ["environment 'same': only with --gpus-per-trial, which says what the trials run on; 0 is a CPU"]
+        )
+    return machine.environment("cuda" if gpus else "cpu", threads)
+
+
+def _open_store(url: str, *, planned: bool, shared: bool, environment: str | None) -> Store:
     """The store, checked to be writable unless it is only planned for.
 
     A relative folder is meant from here, so a cluster cannot have one.
@@ -224,7 +239,8 @@ def _open_store(url: str, *, planned: bool, shared: bool) -> Store:
             ]
         )
     try:
-        store = Store(url if "://" in url else str(Path(url).expanduser().absolute()), read_only=planned)
+        place = url if "://" in url else str(Path(url).expanduser().absolute())
+        store = Store(place, read_only=planned, environment=environment)
     except ValueError as error:
         raise SpecError([str(error)]) from None
     fault = None if planned else store.fault()

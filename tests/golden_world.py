@@ -24,11 +24,15 @@ def fill(store, spec, kind, *, levels=None, energy=True, weights=False, sweep=No
     """Commit a trial's levels, as trained; `kind` says how its accuracies run.
 
     `d` dips, `p` dips and has its best level after that, where early stopping does not get to, `c` is clean, `x` has
-    collapsed, `r` rebounds without a dip, `n` never leaves chance; in capitals the trial was given up. `levels` are how
-    many there are, where they are fewer. With `weights` each level has its own.
+    collapsed, `r` rebounds without a dip, `n` never leaves chance, `v` diverges at its first level; in capitals the
+    trial was given up. `levels` are how many there are, where they are fewer. With `weights` each level has its own.
     """
     whole = _remaining(spec)
-    count = min(len(whole), CUT if kind.isupper() else len(whole), len(whole) if levels is None else levels)
+    count = (
+        1
+        if kind == "v"
+        else min(len(whole), CUT if kind.isupper() else len(whole), len(whole) if levels is None else levels)
+    )
     before, taught = None, store.teacher(spec)
     for level, key in zip(range(count), store.level_keys(spec), strict=False):
         record = store.record(key)
@@ -65,7 +69,8 @@ def _record(spec, kind, level, whole, key, before, taught, energy):
         prunable=PRUNABLE,
         emptied_layers=("hidden2",) if kind == "x" and x == 1 else (),
         train_accuracy=train,
-        train_loss=math.inf if kind == "x" and x == 1 else round(2 - train, 4),
+        train_loss=math.inf if kind == "v" else round(2 - train, 4),
+        diverged_after=2 if kind == "v" else None,
         val_accuracy=None if paper else val,
         val_loss=None if paper else round(2.1 - val, 4),
         val_noisy_accuracy=None if paper else noisy,
@@ -100,6 +105,8 @@ def _accuracy(spec, kind, x, split, size):
     trial = (spec.weight_decay, *approach, spec.seed)
     if kind == "n":
         return CHANCE
+    if kind == "v":
+        return 0.0
     own, place = _draw("own", *trial), _draw("place", *trial)
     depth = (0.09 + 0.1 * own) * {"val": 1.0, "test": 0.9, "noisy": 0.8, "train": 0.2}[split]
     if kind in "dp":

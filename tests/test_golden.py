@@ -188,6 +188,16 @@ def test_lambda_opt_never_learned(here):
     check_answer("lambda_never_learned", "lambda_opt.py", *ONE_A_DECADE)
 
 
+def test_lambda_opt_base_diverged(here):
+    fill_lambdas(lambdas(FOUR, "vvv vvv vvv vvv"))
+    check_answer("lambda_base_diverged", "lambda_opt.py", *ONE_A_DECADE)
+
+
+def test_lambda_opt_diverged_above(here):
+    fill_lambdas(lambdas(FOUR, "ddd DDD ccc vvv"))
+    check_answer("lambda_diverged_above", "lambda_opt.py", *ONE_A_DECADE)
+
+
 def test_lambda_opt_rebound(here):
     fill_lambdas(lambdas(FOUR, "rrr RRR ccc xxx"))
     check_answer("lambda_rebound", "lambda_opt.py", *ONE_A_DECADE, "--shape", "rebound")

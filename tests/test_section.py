@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sweeps.kinds.lambda_opt.bisection import Answer, Ask, decide, grid
 
-WORD = {"d": "dips", "c": "clean", "x": "collapsed"}
+WORD = {"d": "dips", "c": "clean", "x": "collapsed", "v": "diverged"}
 
 
 def verdicts(text):
@@ -65,6 +65,9 @@ def test_bad_grids_are_refused(bad):
         (2, "d...d.dc.....", (10,)),  # nothing tried above the candidate yet
         (2, "d...d.dc...d.", (9,)),  # a dip above that is no neighbour: look between
         (2, "d...d.dc...x.", (9,)),  # so for a collapsed one
+        (2, "d...d.dc...v.", (9,)),  # and for one that diverged
+        (2, "d.v.d....c...", (6, 7)),  # one that diverged below is no evidence
+        (2, "v...d........", ()),  # a base that diverged: answered
         (2, "c...c........", ()),
         (2, "c...d........", (2,)),
         (2, "d...d....d...", (10, 12)),  # all dip: look above

@@ -36,6 +36,7 @@ class Place(NamedTuple):
 _STYLES: Final = {
     "dips": ("x", PALE, 36, "dips"),
     "collapsed": ("v", "#bbbbbb", 30, "collapsed"),
+    "diverged": ("X", "#bbbbbb", 30, "diverged"),
     "clean": ("o", "#56B4E9", 34, "clean"),
     "front": ("o", OPTIMUM_COLOUR, 64, "clean and on the front"),
     "vanilla": ("s", BASE_COLOUR, 64, "vanilla"),

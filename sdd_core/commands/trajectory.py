@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,9 +14,10 @@ from sdd_core.data.sources import set_data_dir
 from sdd_core.fields import Flag, SpecError
 from sdd_core.flags import Here, Parser, add_spec, read_spec
 from sdd_core.reading import Reading
-from sdd_core.record import LevelRecord
+from sdd_core.record import LevelRecord, environments
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
+from sdd_core.words import environments_text
 
 DESCRIPTION = """\
 Run one pruning trajectory (Algorithm 1) in this process and print a line a level.
@@ -54,15 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     import torch  # after the flags are read: it takes seconds, and --help does not need it
 
-    from sdd_core import trajectory
+    from sdd_core import machine, trajectory
 
     reader.faults += _device_faults(options.device)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if spec is not None:
-        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         reader.faults += trajectory.faults(spec, device.split(":")[0])
     store = reader.collect(_open, here.store or "./store")
     reader.refuse()
     assert spec is not None
+    if here.environment == "same":
+        store = Store(store.url, environment=machine.environment(device.split(":")[0], here.threads))
 
     def run(trial: TrialSpec, last_level: int | None, title: str) -> list[LevelRecord]:
         store.add_trial(trial)
@@ -82,12 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         teacher = store.teacher_needed(spec)
-        if teacher is not None:
+        if teacher is not None and store.teacher_fault(spec) is None:
             run(teacher.trial, teacher.last_level, "teacher")
         records = run(spec, None, "trial")
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted; every finished level is kept, the same command goes on from there")
         return 130
+    if records[-1].warning is not None:
+        print(records[-1].warning)
+    made_in = environments([records])
+    if len(made_in) > 1:
+        print(f"this curve mixes {environments_text(made_in)}")
     figures = Reading().summary(records)
     print(
         f"{figures.levels} levels, dip {100 * figures.dip:.1f} points, best {spec.decided_on} accuracy "

@@ -5,6 +5,7 @@ Shapes: N images, C channels, H x W pixels. Images are uint8 until a batch is ma
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ class Split:
     def normalise(self, images: Tensor) -> Tensor:
         """The model's input for uint8 images (n, C, H, W)."""
         return images.to(torch.float32).mul_(self.scale).add_(self.shift)
+
+    def first(self, count: int) -> Split:
+        """The first images of the split, at most `count`."""
+        parts = {name: getattr(self, name)[:count] for name in ("images", "labels", "clean_labels")}
+        return dataclasses.replace(self, **parts)
 
     @property
     def chance(self) -> float:

@@ -59,8 +59,12 @@ def train(
     after_epoch: Callable[[int], None] | None = None,
     plan: steps.StepPlan | None = None,
     teacher: nn.Module | None = None,
-) -> None:
+) -> int | None:
     """Train `model` in place, keeping every removed weight at exactly 0.
+
+    Returns None, or how many epochs it took until a weight was no longer finite: the training ends there. A loss
+    that is not finite makes weights that are not in the same step, so weights and buffers are all that is looked at,
+    once an epoch.
 
     `schedule` names the epochs and their learning rates, by default all of the spec's.
     `after_epoch(epoch)` is called after each and may read the model. `teacher`, on the model's device, is
@@ -94,7 +98,8 @@ def train(
             _add_teacher(targets, teacher, split, spec, plan)
             in_step = None
         step = steps.make_step(model, optimizer, factors, plan, spec, in_step)
-        for epoch, rate in full_schedule(spec) if schedule is None else schedule:
+        diverged_after = None
+        for trained, (epoch, rate) in enumerate(full_schedule(spec) if schedule is None else schedule, start=1):
             _seed(device, stream("dropout", spec.seed, level, epoch))
             steps.set_rate(optimizer, rate)
             drawn = stream("augmentation", spec.seed, level, epoch)
@@ -102,10 +107,24 @@ def train(
             order = stream("order", spec.seed, level, epoch)
             for inputs, wanted in splits.epoch_batches(split, targets, spec.batch_size, order, augment):
                 step(inputs, wanted)
+            if not _is_finite(model):
+                diverged_after = trained
+                break
             if after_epoch is not None:
                 after_epoch(epoch)
         # A weight that diverged to NaN or infinity survives a multiplication by 0.
         pruning.apply_masks(weights, masks)
+    return diverged_after
+
+
+@torch.no_grad()
+def _is_finite(model: nn.Module) -> bool:
+    """Whether no parameter and no buffer of a model holds a NaN or an infinity; waits for the device once."""
+    # A sum is several times as fast as a look at each element, and is finite only when each of them is.
+    sums = torch.stack([tensor.sum(dtype=torch.float32) for tensor in model.state_dict().values()])
+    if bool(sums.isfinite().all()):
+        return True
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
 
 
 @torch.no_grad()

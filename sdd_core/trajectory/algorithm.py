@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -41,6 +43,8 @@ def run(
     gpu_share: float = 1.0,
 ) -> list[LevelRecord]:
     """Run one trial to its target sparsity, or until `give_up` knows its verdict. Returns its curve.
+
+    A level that diverges is the trial's last.
 
     With `last_level` the run ends at that level and has its weights then: it is what a student needs of a
     teacher. A teacher of the trial that is missing in the store is run first, as far as it is needed.
@@ -81,6 +85,8 @@ class _Runs:
     ) -> list[LevelRecord]:
         """Algorithm 1; the arguments are those of the module's `run`."""
         self._run_teachers_of(spec)
+        if (fault := self.store.teacher_fault(spec)) is not None:
+            raise SpecError([f"teacher: {fault}"])
         networks = Networks(spec, self.store, self.data)
         curve = networks.curve
         for level, key in enumerate(self.store.level_keys(spec)):
@@ -89,7 +95,8 @@ class _Runs:
             if record is None:
                 before, teacher, early = networks.before(level), networks.teacher(), networks.early(level)
                 made = make_level(spec, level, before, teacher, self.data(), early=early, meter=self.meter)
-                record = networks.commit(made)
+                # The store's key, which in a store of one environment can be another than the spec's.
+                record = networks.commit(made._replace(record=dataclasses.replace(made.record, key=key)))
             curve.append(record)
             if trained and self.keep != "all":
                 self._drop_unneeded_weights(curve)
@@ -110,7 +117,7 @@ class _Runs:
 
     def _drop_unneeded_weights(self, curve: list[LevelRecord]) -> None:
         """Keep the weights of the dense, the best and the last level; the level just finished is the last."""
-        best = best_level([record.deciding_accuracy() for record in curve])
+        best = best_level([math.nan if record.diverged else record.deciding_accuracy() for record in curve])
         for record in curve[1:-1]:
             if record.level != best and self.store.has_weights(record):
                 self.store.drop_weights(record)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import logging
+import math
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from torch import Tensor, nn
 
-from sdd_core import cost, machine, models, training
+from sdd_core import cost, machine, models, training, words
 from sdd_core.data.splits import Data
 from sdd_core.energy import Meter, nothing
 from sdd_core.record import LevelRecord
@@ -17,6 +19,10 @@ from sdd_core.spec import TrialSpec, level_key, stream
 from sdd_core.store import Arrays
 from sdd_core.training import pruning, retraining
 from sdd_core.trajectory.state import State, model_arrays, model_tensors, new_model
+
+logger = logging.getLogger(__name__)
+_LOOKED_AT: Final = 2048  # training images that tell after the first epoch whether a network learns at all
+_RISEN: Final = 1.1  # times a uniform guess's loss; at its start a network is at about 1
 
 
 class Level(NamedTuple):
@@ -51,13 +57,15 @@ def make_level(
     ended = time.monotonic()  # the evaluation has waited for the device
     energy = nothing("measuring is switched off") if meter is None else meter.energy(began, ended)
     parent, taught_by = before.record if before else None, teacher.record.key if teacher else None
+    measured = machine.circumstances(data.train.images.device) | {"seconds": ended - began, "energy": energy}
     record = LevelRecord(
         key=level_key(spec, level, parent.key if parent else None, taught_by),
         level=level,
         parent={"key": parent.key, "weights": str(parent.weights)} if parent else None,
         teacher=taught_by,
         weights=None,
-        measured=machine.circumstances(data.train.images.device) | {"seconds": ended - began, "energy": energy},
+        measured=measured if state.warning is None else measured | {"warning": state.warning},
+        diverged_after=state.diverged_after,
         **results,
     )
     return Level(state, record)
@@ -83,8 +91,8 @@ def train_level(
     if start is not None:
         model.load_state_dict(start)
     pruning.apply_masks(weights, masks)
-    training.train(model, masks, data.train, spec, level, schedule, teacher=_network(teacher))
-    return State(level, model, masks)
+    diverged_after = training.train(model, masks, data.train, spec, level, schedule, teacher=_network(teacher))
+    return State(level, model, masks, diverged_after=diverged_after)
 
 
 def early_weights(spec: TrialSpec, teacher: Level | None, data: Data) -> Arrays:
@@ -99,13 +107,38 @@ def _train_dense(spec: TrialSpec, teacher: Level | None, data: Data, schedule: t
     model = new_model(spec, data)
     masks = pruning.dense_masks(model)
     early: Arrays = {}
+    warnings: list[str] = []
 
-    def copy_early(epoch: int) -> None:
+    def after_epoch(epoch: int) -> None:
+        if epoch == 0:
+            warnings.extend(_rises(spec, model, data))
         if epoch + 1 == spec.rewind_epoch:
             early.update(model_arrays(model))
 
-    training.train(model, masks, data.train, spec, 0, schedule, copy_early, teacher=_network(teacher))
-    return State(0, model, masks, early or None)
+    diverged_after = training.train(model, masks, data.train, spec, 0, schedule, after_epoch, teacher=_network(teacher))
+    return State(0, model, masks, early or None, diverged_after, warnings[0] if warnings else None)
+
+
+def _rises(spec: TrialSpec, model: nn.Module, data: Data) -> list[str]:
+    """A warning when a model after its first epoch is worse than one that has not looked at the images; else nothing.
+
+    It is said in the process that trains, at once: the whole trajectory may take days. A student that follows its
+    teacher may be sure of labels that are noisy, so of a distilled one the loss says nothing.
+    """
+    if spec.distilled:
+        return []
+    some = data.train.first(_LOOKED_AT)
+    loss = training.evaluate(model, some, {"train": some.labels})["train"].loss
+    model.train()
+    uniform = math.log(data.classes)
+    if loss <= _RISEN * uniform:
+        return []
+    found = (
+        f"after its first epoch the training loss is {loss:.3g}, above the {uniform:.3g} of a uniform guess: "
+        f"learning_rate {spec.learning_rate:g} may be too large"
+    )
+    logger.warning("%s: %s", words.trial_name(spec), found)
+    return [found]
 
 
 def _network(level: Level | None) -> nn.Module | None:
@@ -162,5 +195,5 @@ def _costs(spec: TrialSpec, state: State, data: Data) -> dict[str, Any]:
         "val_size": sizes.val,
         "test_size": sizes.test,
         "chance": (data.val or data.test).chance,
-        **vars(cost.level_cost(spec, state.level, sizes, state.masks)),
+        **vars(cost.level_cost(spec, state.level, sizes, state.masks, epochs=state.diverged_after)),
     }

@@ -24,6 +24,10 @@ class State:
     masks: pruning.Masks
     early: Arrays | None = None
     """The model's tensors after `rewind_epoch` epochs of level 0, where level 0 was trained past that epoch here."""
+    diverged_after: int | None = None
+    """Epochs after which the training of this level diverged, where it was trained here."""
+    warning: str | None = None
+    """What looked wrong while this level was trained here."""
 
 
 def new_model(spec: TrialSpec, data: Data) -> nn.Module:

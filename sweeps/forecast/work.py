@@ -17,7 +17,7 @@ from sdd_core import cost
 from sdd_core.data import splits
 from sdd_core.ledger import Costs, total
 from sdd_core.record import LevelRecord
-from sdd_core.spec import TrialSpec, level_keys, snapshot_key
+from sdd_core.spec import TrialSpec, snapshot_key
 from sdd_core.store import Store
 from sdd_core.words import WITHIN_A_SETTING
 from sweeps.forecast.paces import PaceOf
@@ -47,7 +47,7 @@ class Work:
 
     def add(self, spec: TrialSpec, levels: int) -> None:
         """A trial that has to have so many levels."""
-        keys = list(itertools.islice(level_keys(spec, self._teacher(spec)), levels))
+        keys = list(itertools.islice(self.store.keys_after(spec, self._teacher(spec)), levels))
         curve = self._held(keys)
         self.found.update(keys[: len(curve)])
         if len(curve) >= levels:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
-from analysis.report import TrialResult, read
+from analysis.report import TrialResult, mostly_diverged, read
+from analysis.terminal import count
 from sdd_core import spec
 from sdd_core.reading import Reading
 from sdd_core.record import LevelRecord
@@ -33,6 +34,15 @@ class ArmResult:
     """The teacher's level that the first seed learns from; None for a vanilla arm."""
 
     @property
+    def diverged(self) -> bool:
+        """Whether most of its trials have diverged."""
+        return mostly_diverged(self.trials)
+
+    def is_clean(self, tolerance: float) -> bool:
+        """Whether its networks can be used and their median dip counts as none."""
+        return not self.diverged and self.row("run_to_end").dip <= tolerance
+
+    @property
     def distilled(self) -> bool:
         """Whether a teacher influences these trials."""
         return self.trials[0].spec.distilled
@@ -41,11 +51,14 @@ class ArmResult:
         """The arm in one mode, over its seeds."""
         return self._rows[mode]
 
-    def rank(self) -> tuple[float, float]:
-        """The larger, the better: the mean deciding accuracy of the best levels, then their sparsity."""
+    def rank(self) -> tuple[bool, float, float]:
+        """The larger, the better: the mean deciding accuracy of the best levels, then their sparsity.
+
+        An arm that diverged comes after all others.
+        """
         row = self.row("run_to_end")
         # Rounded, so that means of one value do not differ in their last bit.
-        return round(row.accuracy, 12), round(row.sparsity, 12)
+        return not self.diverged, round(row.accuracy, 12), round(row.sparsity, 12)
 
     @cached_property
     def _rows(self) -> dict[Mode, Row]:
@@ -91,7 +104,11 @@ def arm_results(store: Store, arms: Sequence[Arm], reading: Reading, names: Sequ
             ArmResult(
                 fields=arm.fields,
                 trials=tuple(
-                    replace(result, extra=_cost_metrics(result, shared.get(result.spec.trial_id, ())), tags=tags)
+                    replace(
+                        result,
+                        extra=_cost_metrics(result, shared.get(result.spec.trial_id, ())),
+                        tags=tags | ({"verdict": "diverged"} if result.trial.diverged else {}),
+                    )
                     for result in read(store, arm.trials, reading)
                 ),
                 reading=reading,
@@ -100,6 +117,18 @@ def arm_results(store: Store, arms: Sequence[Arm], reading: Reading, names: Sequ
             )
         )
     return tuple(results)
+
+
+def divergence(trials: Sequence[TrialResult]) -> str:
+    """Where the trials of an arm diverged, and what to change."""
+    first = next(result for result in trials if result.trial.diverged)
+    last = first.curve[-1]
+    epoch = "" if last.diverged_after is None else f" epoch {last.diverged_after} of"
+    return (
+        f"a weight or the loss was no longer finite after{epoch} level {last.level} "
+        f"({sum(result.trial.diverged for result in trials)} of {count(len(trials), 'seed')}): "
+        f"try a smaller learning_rate than {first.spec.learning_rate:g}"
+    )
 
 
 def _cost_metrics(result: TrialResult, shared: Shared) -> dict[str, float | None]:

@@ -75,13 +75,23 @@ class Judge:
         return [
             None
             if spec.trial_id in undecided
-            else curve.trial_verdict(self.depth(levels), self.best(levels), self.rule.tolerance, threshold)
+            else curve.trial_verdict(
+                self.depth(levels), self.best(levels), self.rule.tolerance, threshold, diverged=levels[-1].diverged
+            )
             for (spec, levels), threshold in zip(self.curves(trials), thresholds, strict=True)
         ]
 
+    def decided(self, trials: Sequence[TrialSpec]) -> Verdict | None:
+        """A point's verdict; None until all its trials have theirs."""
+        found = self.trial_verdicts(trials)
+        known = [verdict for verdict in found if verdict is not None]
+        return curve.lambda_verdict(known) if len(known) == len(found) else None
+
     def verdict(self, trials: Sequence[TrialSpec]) -> Verdict:
-        """A point's verdict, when all its trials have theirs."""
-        return curve.lambda_verdict([verdict for verdict in self.trial_verdicts(trials) if verdict is not None])
+        """The verdict of a point whose trials all have theirs."""
+        verdict = self.decided(trials)
+        assert verdict is not None, "a trial of this point has no verdict yet"
+        return verdict
 
     def results(self, trials: Sequence[TrialSpec], reading: Reading) -> tuple[TrialResult, ...]:
         """Trials for a report, with their verdicts."""
@@ -97,7 +107,10 @@ class Judge:
         )
 
     def constraints(self, trials: Sequence[TrialSpec]) -> dict[str, float]:
-        """Optuna's constraints: by how much the median seed misses a clean verdict; <= 0 is clean."""
+        """Optuna's constraints: by how much the median seed misses a clean verdict; <= 0 is clean.
+
+        That of the divergence is the share of diverged seeds above a half.
+        """
         levels = [records for _, records in self.curves(trials)]
         depths = [self.depth(records) - self.rule.tolerance for records in levels]
         short = [
@@ -105,4 +118,9 @@ class Judge:
             for records, threshold in zip(levels, self.thresholds(), strict=True)
             if threshold is not None
         ]
-        return {self.rule.shape: statistics.median(depths), "collapse": statistics.median(short)}
+        diverged = statistics.fmean(records[-1].diverged for records in levels)
+        return {
+            self.rule.shape: statistics.median(depths),
+            "collapse": statistics.median(short),
+            "divergence": diverged - 0.5,
+        }

@@ -21,8 +21,10 @@ from analysis.terminal import say
 from sdd_core import energy
 from sdd_core.flags import Parser
 from sdd_core.ledger import Prediction
+from sdd_core.record import environments
 from sdd_core.store import Store
 from sdd_core.training import steps as training_steps
+from sdd_core.words import environments_text
 from sweeps.flags import Common, gains_from_gpu
 from sweeps.forecast import balance, report
 from sweeps.forecast.paces import Paces
@@ -235,7 +237,10 @@ class Running:
         metrics, tags = found.figures()
         finals = {
             result.spec.trial_id: TrialFinal(
-                spec=result.spec, metrics=result.metrics(), tags=result.tags, finished=True
+                spec=result.spec,
+                metrics=result.metrics(),
+                tags=dict(result.tags) | result.environment_tag,
+                finished=True,
             )
             for result in results
         }
@@ -258,10 +263,17 @@ class Running:
         self.common.picture.parent.mkdir(parents=True, exist_ok=True)
         found.draw(self.common.picture)
         self._config_file.write_text(self.common.config, encoding="utf-8")
+        made_in = environments(result.curve for result in found.results)
         if self.common.json is not None:
-            _write_json(self.common.json, found.as_json())
+            _write_json(self.common.json, found.as_json() | ({"environments": made_in} if made_in else {}))
         self.console.print()
         found.show(self.console)
+        if len(made_in) > 1:
+            mixed = sum(len(environments([result.curve])) > 1 for result in found.results)
+            self.say(
+                f"  MIXED ENVIRONMENTS: {environments_text(made_in)}; {mixed} curves mix them. Such levels are "
+                "equal to each other only up to rounding; --environment same trains with one alone"
+            )
 
     @property
     def _config_file(self) -> Path:
@@ -286,6 +298,8 @@ class _Recorder:
 
     def level_finished(self, task: Task, metrics: dict[str, float], trained: bool) -> None:
         self.tracker.update([task.spec])
+
+    def warned(self, task: Task, warning: str) -> None: ...
 
     def ended(self, task: Task, by_budget: bool) -> None:
         self.tracker.update([task.spec])

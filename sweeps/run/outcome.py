@@ -21,6 +21,9 @@ class Listener(Protocol):
     def level_finished(self, task: Task, metrics: dict[str, float], trained: bool) -> None:
         """A level was read or trained; `metrics` holds level, levels, sparsity and accuracy."""
 
+    def warned(self, task: Task, warning: str) -> None:
+        """Something looked wrong while a level was trained."""
+
     def ended(self, task: Task, by_budget: bool) -> None:
         """A trial has come to its end, or was given up; or a used-up budget has ended it."""
 

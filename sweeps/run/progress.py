@@ -93,6 +93,9 @@ class Progress:
             how = "run to its end" if whole else f"{'stopped' if by_budget else 'given up'} at level {row.level}: {why}"
             self.console.print(f"  done  {self._words(row)}  {how}", soft_wrap=True, highlight=False)
 
+    def warned(self, task: Task, warning: str) -> None:
+        self.console.print(f"  {self.name(task.spec)}: {warning}", style="yellow", soft_wrap=True, highlight=False)
+
     def failed(self, task: Task, reason: str) -> None:
         self._rows.pop(task.spec.trial_id, None)
         self.console.print(f"  failed  {self.name(task.spec)}: {reason}", style="red", soft_wrap=True, highlight=False)

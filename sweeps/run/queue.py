@@ -189,6 +189,8 @@ class Queue:
         metrics = {name: float(report[name]) for name in METRICS}
         for listener in self.listeners:
             listener.level_finished(task, metrics, trained)
+            if trained and report.get("warning"):
+                listener.warned(task, report["warning"])
 
     def ended(self, task: Task) -> None:
         """A trial has come to its end, or was given up; or a used-up budget has ended it."""
@@ -250,11 +252,16 @@ class Queue:
 
     def _place(self, jobs: Iterable[_Job]) -> None:
         """Let each job wait for its teacher, or for a worker when its teacher is there or it has none."""
-        needs: dict[TeacherRef, Task | None] = {}
+        needs: dict[TeacherRef, Task | str | None] = {}
         for job in jobs:
             task = self._teacher_task(job.task.spec, needs)
             if task is None:
                 self._make_ready([job])
+                continue
+            if isinstance(task, str):
+                assert job.task.spec.teacher is not None
+                self.outcome.failures.setdefault(job.task.spec.teacher.trial.trial_id, task)
+                self._hold_back(job, job.task.spec.teacher.trial.trial_id)
                 continue
             teacher_id = task.spec.trial_id
             if teacher_id in self.outcome.failures:
@@ -266,8 +273,10 @@ class Queue:
             if not known:
                 self._make_ready([teacher])
 
-    def _teacher_task(self, spec: TrialSpec, needs: dict[TeacherRef, Task | None]) -> Task | None:
+    def _teacher_task(self, spec: TrialSpec, needs: dict[TeacherRef, Task | str | None]) -> Task | str | None:
         """What has to run before a trial: its teacher's (or its teacher's teacher's) trial, as far as it is needed.
+
+        Or, in words, why it can never be there: its training diverged.
 
         None when nothing has to, or when that has run already: a GPU does not make dropped weights again byte
         for byte, and then each student makes them for itself. `needs` remembers the answers for a while.
@@ -277,7 +286,8 @@ class Queue:
         if spec.teacher not in needs:
             need = self.store.teacher_needed(spec)
             task = Task(need.trial, None, need.last_level) if need is not None else None
-            needs[spec.teacher] = None if task is None or self._ended[task] else task
+            ready = task is None or self._ended[task]
+            needs[spec.teacher] = self.store.teacher_fault(spec) or (None if ready else task)
         return needs[spec.teacher]
 
     def _let_students_go_on(self, teacher: _Job) -> None:

@@ -88,6 +88,7 @@ def run(
     queue = Queue(plans, store, outcome=outcome, listeners=listeners, budget=budget)
     config = {
         "store": store.url,
+        "environment": store.environment,
         "keep": keep,
         "labels": labels,
         "threads": resources.threads,
@@ -127,35 +128,40 @@ def run(
 
 def _run_trial(config: dict[str, Any]) -> None:
     """One trial on a worker: the whole trajectory, reported level by level."""
-    from sdd_core import trajectory
+    from sdd_core import machine, trajectory
 
     config = json.loads(config["trial"])
     registry.load((name, source) for name, source in config["plugins"])
     spec = from_json(config["spec"])
     rule = GiveUp(**config["give_up"]) if config["give_up"] is not None else None
-    gpu = bool(ray.get_gpu_ids())
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    here = machine.environment(device, config["threads"])
+    if config["environment"] not in (None, here):
+        raise RuntimeError(f"this worker's environment is ({here}), and the sweep asks for ({config['environment']})")
 
     def report(record: LevelRecord, trained: bool) -> None:
         end = last_level(record.prunable, spec.prune_fraction, spec.target_sparsity)
+        end = end if config["last_level"] is None else min(end, config["last_level"])
         report = {
             "key": record.key,
             "level": record.level,
-            "levels": 1 + (end if config["last_level"] is None else min(end, config["last_level"])),
+            "levels": 1 + (record.level if record.diverged else end),
             "sparsity": record.sparsity,
             "accuracy": record.deciding_accuracy(config["labels"]),
             "seconds": record.measured["seconds"],
             "trained": trained,
+            "warning": record.warning,
             "costs": vars(costs([record])),
         }
         tune.report({"report": json.dumps(report)})
 
     trajectory.run(
         spec,
-        Store(config["store"]),
+        Store(config["store"], environment=config["environment"]),
         give_up=rule,
         last_level=config["last_level"],
         keep=config["keep"],
-        device="cuda" if gpu else "cpu",
+        device=device,
         threads=config["threads"],
         on_level=report,
         gpu_share=config["gpu_share"],

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.pictures import distill
-from analysis.report import TrialResult
+from analysis.report import TrialResult, titled
 from analysis.terminal import count, note, percent, points, say_headline, show_table, with_deviation
 from sdd_core import ledger, spec, words
 from sdd_core.energy import grams
@@ -19,7 +19,7 @@ from sdd_core.reading import Reading
 from sdd_core.record import LevelRecord
 from sdd_core.store import Store
 from sweeps.kinds import arms
-from sweeps.kinds.arms import ArmResult
+from sweeps.kinds.arms import ArmResult, divergence
 from sweeps.kinds.distill.plan import VANILLA, Approach, DistillSettings
 from sweeps.kinds.figures import MODES, Row
 
@@ -132,7 +132,7 @@ class DistillReport:
         student = self.settings.student
         distill.plot_distillation(
             path,
-            f"{words.setting_label(student)}, λ={student.weight_decay:g}",
+            titled(f"{words.setting_label(student)}, λ={student.weight_decay:g}", self.results),
             [result.trial for arm in self.approaches.values() for result in arm.trials],
             teacher=None if self.teacher is None else self.teacher.trial,
             reading=self.reading,
@@ -168,17 +168,23 @@ def headline(report: DistillReport) -> list[str]:
     student, vanilla = report.settings.student, report.vanilla.row("run_to_end")
     limit = points(report.tolerance)
     lines = [f"vanilla: a dip of {points(vanilla.dip)} on {student.decided_on}"]
-    if vanilla.dip <= report.tolerance:
+    if report.vanilla.diverged:
+        lines[0] = "vanilla: diverged"
+    elif vanilla.dip <= report.tolerance:
         lines[0] = f"vanilla: no dip beyond {limit} on {student.decided_on}, nothing needs avoiding"
     if report.best is not None:
         best = report.approaches[report.best].row("run_to_end")
-        clean = sum(arm.row("run_to_end").dip <= report.tolerance for arm in report.distilled.values())
+        clean = sum(arm.is_clean(report.tolerance) for arm in report.distilled.values())
         lines[0] += f"; distilled: none beyond {limit} for {clean} of {count(len(report.distilled), 'approach')}"
+    if report.best is not None and not report.approaches[report.best].diverged:
         lines.append(
             f"best on {student.decided_on}: {report.best}: dip {points(best.dip)}, "
             f"test accuracy {percent(best.test_accuracy)} at {percent(best.sparsity)} sparsity"
             f" (vanilla {percent(vanilla.test_accuracy)} at {percent(vanilla.sparsity)})"
         )
+    lines += [
+        f"diverged: {approach}: {divergence(arm.trials)}" for approach, arm in report.approaches.items() if arm.diverged
+    ]
     lines += _teacher_lines(report)
     if student.protocol == "paper":
         lines.append("PAPER PROTOCOL: trained on all images and decided on the test split")
@@ -222,7 +228,7 @@ def _table(report: DistillReport) -> Table:
         table.add_row(
             *(_named(approach) if first else ("", "", "")),
             MODES[row.mode],
-            f"{100 * row.dip:.1f} / {100 * row.test_dip:.1f}" if first else "",
+            _dips(report.approaches[approach], row) if first else "",
             with_deviation(row.test_accuracy, row.test_accuracy_std),
             f"{100 * row.sparsity:.1f}",
             f"{row.levels:.1f}",
@@ -230,6 +236,10 @@ def _table(report: DistillReport) -> Table:
             *(["-" if row.co2_g_full is None else f"{row.co2_g_full:.2g}"] if carbon else []),
         )
     return table
+
+
+def _dips(arm: ArmResult, row: Row) -> str:
+    return "diverged" if arm.diverged else f"{100 * row.dip:.1f} / {100 * row.test_dip:.1f}"
 
 
 def _named(approach: Approach) -> tuple[str, str, str]:

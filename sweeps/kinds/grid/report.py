@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.pictures.grid import Cell, plot_grid
-from analysis.report import TrialResult
+from analysis.report import TrialResult, titled
 from analysis.terminal import count, note, percent, plain_table, points, say_headline, show_table, with_deviation
 from sdd_core.curve import default_tolerance
 from sdd_core.reading import Reading
@@ -19,7 +19,7 @@ from sdd_core.spec import TrialSpec
 from sdd_core.store import Store, is_complete
 from sdd_core.words import SIGNS, cell_name
 from sweeps.kinds import arms
-from sweeps.kinds.arms import ArmResult
+from sweeps.kinds.arms import ArmResult, divergence
 from sweeps.kinds.figures import MODES
 from sweeps.kinds.grid.plan import Grid
 
@@ -57,7 +57,7 @@ class GridReport:
 
     def clean(self) -> list[ArmResult]:
         """The arms whose median dip counts as none."""
-        return [arm for arm in self.arms if arm.row("run_to_end").dip <= self.limit(arm)]
+        return [arm for arm in self.arms if arm.is_clean(self.limit(arm))]
 
     # --- outputs --------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class GridReport:
     def draw(self, path: Path) -> None:
         cells = [Cell(fields=arm.fields, curves=[result.curve for result in arm.trials]) for arm in self.arms]
         limit = max(map(self.limit, self.arms))
-        plot_grid(path, self.title, cells, self.axes, reading=self.reading, tolerance=limit)
+        plot_grid(path, titled(self.title, self.results), cells, self.axes, reading=self.reading, tolerance=limit)
 
     def show(self, console: Console) -> None:
         say_headline(console, headline(self))
@@ -152,6 +152,7 @@ def headline(report: GridReport) -> list[str]:
         )
     if any(arm.trials[0].spec.protocol == "paper" for arm in report.arms):
         lines.append("PAPER PROTOCOL in some arms: trained on all images and decided on the test split")
+    lines += [f"diverged: {cell_name(arm.fields)}: {divergence(arm.trials)}" for arm in report.arms if arm.diverged]
     lines += [
         f"unfinished: {cell_name(fields)} ({count(len(trials), 'trial')})" for fields, trials in report.unfinished
     ]
@@ -172,7 +173,7 @@ def _table(report: GridReport) -> Table:
         row, stop = arm.row("run_to_end"), arm.row("early_stopping")
         table.add_row(
             *([shown(arm.fields.get(name)) if name in arm.fields else "" for name in names] or ["the only arm"]),
-            f"{100 * row.dip:.1f} / {100 * row.test_dip:.1f}",
+            "diverged" if arm.diverged else f"{100 * row.dip:.1f} / {100 * row.test_dip:.1f}",
             with_deviation(row.test_accuracy, row.test_accuracy_std),
             f"{100 * row.sparsity:.1f}",
             with_deviation(stop.test_accuracy, stop.test_accuracy_std),

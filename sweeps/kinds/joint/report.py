@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.pictures.joint import Place, plot_joint
-from analysis.report import TrialResult, mean
+from analysis.report import TrialResult, mean, titled
 from analysis.terminal import note, points, say
 from sdd_core import spec, words
 from sdd_core.curve import Verdict
@@ -137,7 +137,7 @@ class JointReport:
         label = words.setting_label(base.replace(teacher=None, alpha=0.0))
         title = f"{label}: distilled from {words.teacher_label(base)}"
         places = [point.place for point in self.points]
-        plot_joint(path, title, self.vanilla.place, places, decided_on=base.decided_on)
+        plot_joint(path, titled(title, self.results), self.vanilla.place, places, decided_on=base.decided_on)
 
     def show(self, console: Console) -> None:
         rule, seeds = self.settings.rule, len(self.settings.seeds)
@@ -146,8 +146,9 @@ class JointReport:
             count = f"{len(self.front)} of {len(self.points)} points"
             head = f"{count} are the best trade-offs without a {rule.shape}"
         say(console, head, style="bold")
-        words = ("clean", "dips", "collapsed")
-        counts = ", ".join(f"{sum(point.verdict == word for point in self.points)} {word}" for word in words)
+        words = ("clean", "dips", "collapsed", "diverged")
+        found = {word: sum(point.verdict == word for point in self.points) for word in words}
+        counts = ", ".join(f"{number} {word}" for word, number in found.items() if number or word != "diverged")
         say(console, f"  {counts} (tolerance {points(rule.tolerance)})")
         console.print(_table(self))
         note(

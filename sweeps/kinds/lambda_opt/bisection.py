@@ -1,10 +1,11 @@
 """Where lambda_opt lies on a grid: verdicts in, what to ask next or the answer out. Pure.
 
-The lambdas are points 0 .. n-1 of a rising grid; point 0 is the base lambda. Dips are too low and
-collapsed ones too high, so each wave cuts the open bracket into equal sections. Noise can break
+The lambdas are points 0 .. n-1 of a rising grid; point 0 is the base lambda. Those that dip are too low, those
+that collapsed or diverged too high, so each wave cuts the open bracket into equal sections. Noise can break
 that order, which is why an answer needs evidence: the grid neighbour below it must not be clean,
 the next lambda tried above it must be clean too, and "there is none" is said only when no two
-neighbouring tries leave more than one point untried between them.
+neighbouring tries leave more than one point untried between them. When the base itself diverges the search
+ends at once: its learning rate is the fault, and no lambda can be compared with it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sdd_core.curve import Verdict
+from sdd_core.curve import UNUSABLE, Verdict
 
-Reason = Literal["found", "no_dip_at_base", "none_dip_free", "all_collapsed"]
+Reason = Literal["found", "no_dip_at_base", "none_dip_free", "all_collapsed", "base_diverged"]
 
 _SMALLEST = 1e-6  # where the grid begins when the base lambda is 0: less decay than this changes nothing
 
@@ -67,6 +68,8 @@ def decide(size: int, verdicts: Mapping[int, Verdict], width: int = 2) -> Ask | 
         raise ValueError(f"`size >= 2` and `width >= 1` must hold, but got {size} and {width}")
     if 0 not in verdicts:
         return Ask(tuple(p for p in (0, *_section(0, size, width)) if p not in verdicts))
+    if verdicts[0] == "diverged":
+        return Answer("base_diverged", None, None)
     tried = sorted(verdicts)
     unconfirmed = []
     for point in tried:
@@ -85,7 +88,7 @@ def _examine(
     """The next step for the smallest clean point that is left; None when a dip right above it rejects it."""
     below = max((p for p in tried if p < point), default=None)
     above = min((p for p in tried if p > point), default=size)
-    end = above == size or verdicts[above] == "collapsed"  # past here the range, or its usable part, is over
+    end = above == size or verdicts[above] in UNUSABLE  # past here the range, or its usable part, is over
     unproven = above > point + 1 and (end or verdicts[above] == "dips")
     confirm = ((point + above) // 2,) if unproven else ()
     if below is not None and below < point - 1:
@@ -104,7 +107,7 @@ def _none_clean(
     tried: Sequence[int], verdicts: Mapping[int, Verdict], size: int, width: int, unconfirmed: tuple[int, ...]
 ) -> Ask | Answer:
     """The next step when no clean point is left: look between the last dip and what is too high, then in the gaps."""
-    low = max(p for p in tried if verdicts[p] != "collapsed")
+    low = max(p for p in tried if verdicts[p] not in UNUSABLE or p == 0)
     high = min((p for p in tried if p > low), default=size)
     if high - low > 1:
         return Ask(_section(low, high, width))

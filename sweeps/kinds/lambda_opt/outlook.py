@@ -61,6 +61,8 @@ def standing(
     elif end == len(levels):
         best = max(record.deciding_accuracy(rule.labels) for record in levels)
         verdicts = {"clean", "collapsed"} if threshold is None else {curve.trial_verdict(0.0, best, 0.0, threshold)}
+        if levels[-1].diverged:  # the search asks the same after it as after one that collapsed
+            verdicts = {"clean"} if base else {"collapsed"}
     if base:
         verdicts, end = verdicts - {"collapsed"}, whole
     return Standing(spec=spec, levels=len(levels), soonest=end, whole=whole, verdicts=frozenset(verdicts))

@@ -8,8 +8,9 @@ the number of workers, and a killed search goes on where it was.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from sdd_core.curve import GiveUp, Verdict
+from sdd_core.curve import UNUSABLE, GiveUp, Verdict
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 from sweeps.kinds.judge import Judge
@@ -26,14 +27,18 @@ class Found:
     answer: bisection.Answer
     verdicts: dict[int, Verdict]
     least_bad: int | None
-    """The point to name when there is no λ_opt."""
+    """The point to name when there is no λ_opt; None also when the base λ diverged."""
 
     @property
     def named(self) -> int:
-        """The point that is compared with the base: λ_opt, or the least bad."""
-        named = self.answer.optimum if self.answer.optimum is not None else self.least_bad
-        assert named is not None
-        return named
+        """The point that is compared with the base: λ_opt, or the least bad; the base itself when that diverged."""
+        candidates = (self.answer.optimum, self.least_bad, 0)
+        return next(point for point in candidates if point is not None)
+
+
+_BASE_DIVERGED: Final = Found(
+    answer=bisection.Answer("base_diverged", None, None), verdicts={0: "diverged"}, least_bad=None
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +74,16 @@ class SearchSettings:
         while not isinstance(wave := study.ask(), bisection.Answer):
             asked += wave
             tasks = [task for point in wave for task in self._undecided(judge, point)]
+            if tasks and judge.decided(judge.base) == "diverged":  # what was asked with it need not be waited for
+                return self._step(judge, asked, {0: "diverged"}, [], _BASE_DIVERGED)
             if tasks:
                 return self._step(judge, asked, verdicts, tasks)
             for point in wave:
                 trials = self._at(point)
                 verdicts[point] = judge.verdict(trials)
                 study.tell(point, verdicts[point], judge.constraints(trials))
+        if wave.reason == "base_diverged":
+            return self._step(judge, asked, verdicts, [], _BASE_DIVERGED)
         least_bad = None if wave.optimum is not None else self._least_bad(judge, verdicts)
         found = Found(answer=wave, verdicts=verdicts, least_bad=least_bad)
         # λ_opt, or the least bad λ, runs to its end on every seed.
@@ -108,7 +117,7 @@ class SearchSettings:
         The dip of a trial that was given up is a lower bound, so it can still grow. The plan therefore runs
         this point to its end and looks again, until the smallest dip is a true one.
         """
-        usable = [point for point, verdict in verdicts.items() if verdict != "collapsed"]
+        usable = [point for point, verdict in verdicts.items() if verdict not in UNUSABLE]
         return min(usable, key=lambda point: (judge.median_depth(self._at(point)), point))
 
     def outlook(self, store: Store) -> Outlook:

@@ -12,19 +12,26 @@ from rich.table import Table
 
 from analysis.pictures.curves import plot_curves
 from analysis.pictures.settings import Panel, plot_settings
-from analysis.report import TrialResult, mean, median
+from analysis.report import TrialResult, mean, median, titled
 from analysis.terminal import note, percent, plain_table, points, say, say_headline, show_table
 from sdd_core import spec, words
-from sdd_core.curve import GiveUp, Summary, Verdict
+from sdd_core.curve import UNUSABLE, GiveUp, Summary, Verdict
 from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
+from sweeps.kinds.arms import divergence
 from sweeps.kinds.judge import Judge
 from sweeps.kinds.lambda_opt.bisection import Reason
 from sweeps.kinds.lambda_opt.plan import Found, SearchSettings
 from sweeps.sweep import Step
 
 JSON_SCHEMA: Final = 1
+_ABOVE: Final[dict[Verdict, str]] = {
+    "clean": "is clean too",
+    "dips": "dips",
+    "collapsed": "has collapsed",
+    "diverged": "has diverged",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +73,8 @@ class SettingResult:
 
     @property
     def named(self) -> LambdaResult:
-        """The λ that is compared with the base: λ_opt, or the least bad."""
-        found = self.at(self.lambda_opt if self.lambda_opt is not None else self.least_bad)
-        assert found is not None
-        return found
+        """The λ that is compared with the base: λ_opt, or the least bad; the base itself when it diverged."""
+        return self.at(self.lambda_opt) or self.at(self.least_bad) or self.lambdas[0]
 
     @property
     def label(self) -> str:
@@ -180,7 +185,7 @@ class LambdaReport:
         (setting,) = self.settings
         plot_curves(
             path,
-            setting.label,
+            titled(setting.label, self.results),
             [result.trial for result in self.results],
             base=setting.lambdas[0].weight_decay,
             optimum=setting.lambda_opt,
@@ -203,6 +208,8 @@ class LambdaReport:
     def show(self, console: Console) -> None:
         if len(self.settings) == 1:
             say_headline(console, headline(self.settings[0]))
+            if self.settings[0].reason == "base_diverged":
+                return
             console.print(_table(self.settings[0]))
         else:
             _show_settings(console, self.settings)
@@ -236,11 +243,14 @@ def headline(setting: SettingResult) -> list[str]:
         ]
     elif setting.reason == "no_dip_at_base":
         lines = [f"λ_opt = {low:g}, the base λ: no {shape} there ({tolerance}), nothing needs avoiding"]
+    elif setting.reason == "base_diverged":
+        why = divergence(setting.lambdas[0].trials)
+        lines = [f"no λ_opt: the base λ = {low:g} diverged, so nothing can be compared with it", why]
     else:
         why = (
             f"no λ in [{low:g}, {high:g}] is without a {shape} ({tolerance})"
             if setting.reason == "none_dip_free"
-            else f"every λ without a {shape} in [{low:g}, {high:g}] collapsed ({tolerance})"
+            else f"every λ without a {shape} in [{low:g}, {high:g}] {_unusable(setting)} ({tolerance})"
         )
         lines = [
             f"no λ_opt: {why}",
@@ -251,9 +261,15 @@ def headline(setting: SettingResult) -> list[str]:
             lines.append(f"not announced, because the next λ above has a {shape} again: λ = {others}")
     if setting.base.protocol == "paper":
         lines.append("PAPER PROTOCOL: trained on all images and decided on the test split")
-    if _base_never_learned(setting):
+    if setting.reason != "base_diverged" and _base_never_learned(setting):
         lines.append(f"warning: the base λ = {low:g} never left chance, so its curve says nothing")
     return lines
+
+
+def _unusable(setting: SettingResult) -> str:
+    """What became of the λs whose networks cannot be used."""
+    found = {tried.verdict for tried in setting.lambdas}
+    return " or ".join(verdict for verdict in UNUSABLE if verdict in found)
 
 
 def _neighbours(setting: SettingResult) -> str:
@@ -262,8 +278,7 @@ def _neighbours(setting: SettingResult) -> str:
     said = [] if setting.below is None else [f"λ = {setting.below:g} below it still dips"]
     above = [tried for tried in setting.lambdas if tried.weight_decay > setting.lambda_opt]
     if above:
-        too = " too" if above[0].verdict == "clean" else ""
-        said.append(f"λ = {above[0].weight_decay:g} above it is {above[0].verdict}{too}")
+        said.append(f"λ = {above[0].weight_decay:g} above it {_ABOVE[above[0].verdict]}")
     return f": {', '.join(said)}" if said else ""
 
 

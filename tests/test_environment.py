@@ -1,0 +1,91 @@
+"""Environment classes: what a level's bytes depend on beside its spec, and how a store keeps them apart."""
+
+import dataclasses
+
+import pytest
+
+from sdd_core import machine, trajectory
+from sdd_core.record import environment_class, environments
+from sdd_core.store import Store, determined
+from tests.builders import level_record
+
+OTHER = "cuda, torch 2.11"
+
+
+def made_in(device, threads, torch):
+    return {"device": f"{device}: some name", "threads": threads, "versions": {"torch": torch}}
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        (made_in("cpu", 1, "2.15.0+cpu"), "cpu, torch 2.15, 1 thread"),
+        (made_in("cpu", 1, "2.15.1"), "cpu, torch 2.15, 1 thread"),
+        (made_in("cpu", 4, "2.11.0"), "cpu, torch 2.11, 4 threads"),
+        (made_in("cuda", 4, "2.15.0+cu130"), "cuda, torch 2.15"),
+        ({"seconds": 1.0}, None),
+    ],
+)
+def test_a_level_says_what_made_it(measured, expected):
+    assert level_record(measured=measured).environment == expected
+
+
+def test_levels_are_counted_by_class_each_once():
+    one, two = (
+        level_record(n, measured=made_in(device, 1, "2.15"), key=str(n)) for n, device in enumerate(("cpu", "cuda"))
+    )
+    assert environments([[one, two], [one]]) == {environment_class("cpu", "2.15", 1): 1, "cuda, torch 2.15": 1}
+
+
+def begin_elsewhere(store, spec, from_level):
+    """Run a trial, then let its levels from one on look as if another kind of device had made them."""
+    curve = trajectory.run(spec, store, keep="all")
+    for record in curve[from_level:]:
+        weights = store.weights(record)
+        path = next((store_path(store) / "levels").rglob(f"{record.key}.json"))
+        path.unlink()
+        foreign = dataclasses.replace(record, measured=record.measured | made_in("cuda", 1, "2.11.0"))
+        Store(store.url).commit(foreign, weights)
+    return curve
+
+
+def store_path(store):
+    from pathlib import Path
+
+    return Path(store.url)
+
+
+def test_a_curve_that_was_begun_elsewhere_goes_on_and_says_so(tiny, store):
+    spec = tiny()
+    curve = begin_elsewhere(store, spec, 3)
+    read = trajectory.run(spec, Store(store.url))
+    here = machine.environment("cpu", 1)
+    assert [r.key for r in read] == [r.key for r in curve]
+    assert environments([read]) == {here: 3, OTHER: len(curve) - 3}
+
+
+def test_a_store_of_one_class_trains_anew_what_another_class_has_made(tiny, store):
+    spec, here = tiny(), machine.environment("cpu", 1)
+    curve = begin_elsewhere(store, spec, 3)
+    own = Store(store.url, environment=here)
+    assert len(own.curve(spec)) == 3
+    trained = []
+    again = trajectory.run(spec, own, on_level=lambda record, new: trained.append(new))
+    assert trained == [False] * 3 + [True] * (len(curve) - 3)
+    assert environments([again]) == {here: len(curve)}
+    assert [r.key for r in again[:3]] == [r.key for r in curve[:3]]
+    assert {r.key for r in again[3:]}.isdisjoint(r.key for r in curve)
+    apart = ("key", "parent")  # the same network on the same machine, under keys of its own
+    for ours, theirs in zip(again, curve, strict=True):
+        ours, theirs = (
+            {name: value for name, value in determined(record).items() if name not in apart}
+            for record in (ours, theirs)
+        )
+        assert ours == theirs
+    assert trajectory.run(spec, Store(store.url, environment=here)) == again
+
+
+def test_without_another_class_a_store_of_one_class_is_any_store(tiny, store):
+    spec = tiny()
+    curve = trajectory.run(spec, Store(store.url, environment=machine.environment("cpu", 1)))
+    assert Store(store.url).curve(spec) == curve
