@@ -28,6 +28,7 @@ from sdd_core import recipes, registry
 from sdd_core.fields import Count, Field, Flag, Pairs, SpecError, Words, did_you_mean, fields_of
 from sdd_core.registry import MODELS
 from sdd_core.spec import DATA_FIELDS, FIELDS, TrialSpec, fields_that_are
+from sdd_core.store import Store
 
 T = TypeVar("T")
 
@@ -305,11 +306,19 @@ class Files:
 # --- what several commands take ---------------------------------------------------------------
 
 
+AlsoRead = Annotated[
+    tuple[str, ...],
+    Flag(metavar="PLACE", repeat=True),
+    Doc("other stores whose levels are used as if they were here; nothing is written there"),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Here:
     """What every command that trains is told of this machine. Nothing of it can influence a result."""
 
     store: Annotated[str | None, Flag(metavar="PLACE", default="./store"), Doc("folder or URL of the store")] = None
+    also_read: AlsoRead = ()
     data_dir: Annotated[
         str | None,
         Flag(metavar="DIR", default="SDD_DATA or ~/.cache/sdd/data"),
@@ -319,6 +328,22 @@ class Here:
         Literal["dense_best_last", "all"], Flag("keep_weights"), Doc("the levels whose weights the store keeps")
     ] = "dense_best_last"
     threads: Annotated[Count, Doc("CPU threads of a trial's arithmetic")] = 1
+
+
+def open_store(url: str, also_read: Sequence[str] = (), *, read_only: bool = False) -> Store:
+    """A store that can be written to, unless it is `read_only`, and whose upstream stores can be read.
+
+    Raises `SpecError` with every fault.
+    """
+    try:
+        store = Store(url, read_only=read_only, also_read=also_read)
+    except ValueError as error:
+        raise SpecError([str(error)]) from None
+    fault = None if read_only else store.fault()
+    faults = [*([fault] if fault else []), *store.upstream_faults()]
+    if faults:
+        raise SpecError(faults)
+    return store
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from sdd_core.flags import Parser
 from sdd_core.ledger import Prediction
 from sdd_core.store import Store
 from sdd_core.training import steps as training_steps
+from sdd_core.words import origin_lines
 from sweeps.flags import Common, gains_from_gpu
 from sweeps.forecast import balance, report
 from sweeps.forecast.paces import Paces
@@ -163,7 +164,7 @@ class Running:
             if common.cluster is not None:
                 connect.connect(common.cluster)
                 shared = f"{self.store.url.rstrip('/')}/ray"
-                faults = connect.check_nodes(self.store.url)
+                faults = connect.check_nodes(self.store.url, self.store.also_read)
             else:
                 connect.start_local(common.workers and int(common.workers * common.cpus))
                 faults = []
@@ -241,7 +242,9 @@ class Running:
         }
         complaint = self.tracker.finish(finals, metrics | balance.flat(run, saved), tags, [self.common.picture])
         self.say(f"  {spent.levels} levels trained now, {sum(len(levels) for _, levels in trials)} in the answer")
-        for line in (*(balance.comparison_lines(run) if run else ()), balance.saved_line(saved)):
+        keys = _keys_of(found)
+        came_from = origin_lines(self.store.origins(keys), len(keys))
+        for line in (*came_from, *(balance.comparison_lines(run) if run else ()), balance.saved_line(saved)):
             if line:
                 self.say(f"  {line}")
         self.say(f"  picture    {ending.near(self.common.picture)}")
@@ -259,7 +262,8 @@ class Running:
         found.draw(self.common.picture)
         self._config_file.write_text(self.common.config, encoding="utf-8")
         if self.common.json is not None:
-            _write_json(self.common.json, found.as_json())
+            origins = self.store.origins(_keys_of(found))
+            _write_json(self.common.json, found.as_json() | ({"levels_from": origins} if origins else {}))
         self.console.print()
         found.show(self.console)
 
@@ -292,6 +296,11 @@ class _Recorder:
 
     def failed(self, task: Task, reason: str) -> None:
         self.tracker.update([task.spec])
+
+
+def _keys_of(found: Report) -> set[str]:
+    """The keys of the levels that a report speaks of."""
+    return {record.key for result in found.results for record in result.curve}
 
 
 def _write_json(path: Path, form: Mapping[str, Any]) -> None:

@@ -88,6 +88,7 @@ def run(
     queue = Queue(plans, store, outcome=outcome, listeners=listeners, budget=budget)
     config = {
         "store": store.url,
+        "also_read": store.also_read,
         "keep": keep,
         "labels": labels,
         "threads": resources.threads,
@@ -151,7 +152,7 @@ def _run_trial(config: dict[str, Any]) -> None:
 
     trajectory.run(
         spec,
-        Store(config["store"]),
+        Store(config["store"], also_read=config["also_read"]),
         give_up=rule,
         last_level=config["last_level"],
         keep=config["keep"],
