@@ -330,17 +330,17 @@ class Here:
     threads: Annotated[Count, Doc("CPU threads of a trial's arithmetic")] = 1
 
 
-def open_store(url: str, also_read: Sequence[str] = (), *, read_only: bool = False) -> Store:
+def open_store(url: str, also_read: Sequence[str] = (), *, read_only: bool = False, there: bool = False) -> Store:
     """A store that can be written to, unless it is `read_only`, and whose upstream stores can be read.
 
-    Raises `SpecError` with every fault.
+    With `there` it must have levels already. Raises `SpecError` with every fault.
     """
     try:
         store = Store(url, read_only=read_only, also_read=also_read)
     except ValueError as error:
         raise SpecError([str(error)]) from None
-    fault = None if read_only else store.fault()
-    faults = [*([fault] if fault else []), *store.upstream_faults()]
+    own = (None if read_only else store.fault(), store.unreadable() if there else None)
+    faults = [fault for fault in (*own, *store.upstream_faults()) if fault is not None]
     if faults:
         raise SpecError(faults)
     return store

@@ -84,17 +84,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reader = parser.read(arguments)
     here, options = reader.read(Here), reader.read(Options)
     set_data_dir(here.data_dir)
-    store: Store | None = reader.collect(open_store, here.store or "./store", here.also_read, read_only=True)
-    if store is not None and (fault := store.unreadable()) is not None:
-        reader.faults.append(fault)
+    store = reader.collect(open_store, here.store or "./store", here.also_read, read_only=True, there=True)
     reader.refuse()
-    assert store is not None
     levels = reader.collect(finished_levels, store, options.sweep)
     reader.refuse()
     drawn = draw(levels, options.sample, options.seed)
     plans = [(one, *_how(one.record, options)) for one in drawn]
     _check(reader, options, plans)
     wrong = _report_records(store)
+    if not (levels or wrong):
+        parser.refuse([f"store {store.url!r}: no trial has a finished level, so none can be trained again"])
+    left_out = set(store.held_keys()) - {one.record.key for one in levels}
+    if left_out and options.sweep is None:
+        print(f"Of these, {len(left_out)} are on no trial's curve here, so they cannot be drawn.")
     differing = [one for one, device, threads in plans if not _report_level(store, one, device, threads)]
     agree = f"{len(drawn) - len(differing)} agree and {len(differing)} differ"
     print(f"{len(drawn)} of {len(levels)} finished levels were trained again (seed {options.seed}): {agree}.")
