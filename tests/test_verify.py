@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import runpy
+import sys
 
 import pytest
 
@@ -53,7 +55,7 @@ def test_a_clean_store_agrees_and_stays_as_it_is(run, filled):
     before = contents(store)
     status, said = run(store, "--sample", "100%")
     assert status == 0, said
-    assert f"The records of 5 levels in {store.url} were checked: every checksum, key and parent is right." in said
+    assert f"Every record in {store.url} was checked (5): every checksum, key and parent is right." in said
     assert said.count("agrees byte for byte") == 5
     assert "5 of 5 finished levels were trained again (seed 0): 5 agree and 0 differ." in said
     assert contents(store) == before
@@ -87,8 +89,7 @@ def test_a_record_that_was_altered_and_sealed_again_is_found(run, filled):
     assert status == 1
     assert "every checksum, key and parent is right" in said
     spec = store.trials()[0]
-    assert f"Level 2 of trial {spec.trial_id} differs" in said
-    assert f"(record {curve[2].key})" in said
+    assert f"Level 2 of trial {spec.trial_id} is not what training it again gives (record {curve[2].key})" in said
     assert f"  test_accuracy is 0.99 in the store and {curve[2].test_accuracy!r} trained again." in said
     assert "4 agree and 1 differ." in said
 
@@ -103,8 +104,8 @@ def test_a_damaged_record_is_named_and_stays(run, filled):
     assert status == 1
     assert f"Record {curve[3].key} is damaged" in said
     assert f"Level 4, record {curve[4].key}: its parent {curve[3].key} is not there." in said
-    assert "2 faults were found" in said
-    assert "Of these, 2 are on no trial's curve here" in said
+    assert "was checked (5): this is wrong (2)" in said
+    assert "Records that are on no trial's curve here cannot be drawn (2)." in said
     assert contents(store) == before
 
 
@@ -260,3 +261,14 @@ def refused(capsys, url, *arguments):
         verify.main(["--store", url, *arguments])
     assert ended.value.code == 2
     return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "prog"), [(["verify"], "sdd_core verify "), (["trajectory"], "sdd_core "), ([], "sdd_core ")]
+)
+def test_the_first_word_names_the_command(monkeypatch, capsys, words, prog):
+    monkeypatch.setattr(sys, "argv", ["sdd_core", *words, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("sdd_core", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m {prog}[-h]")

@@ -57,6 +57,7 @@ class Options:
     sample: Annotated[
         str,
         Predicate(_is_sample),
+        Flag(metavar="N"),
         Must("must be a whole number from 1, or a share above 0% and up to 100%"),
         Doc("levels to train again: how many, or which share of all, at least one"),
     ] = "1%"
@@ -91,19 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     drawn = draw(levels, options.sample, options.seed)
     plans = [(one, *_how(one.record, options)) for one in drawn]
     _check(reader, options, plans)
-    wrong = _report_records(store)
+    keys = store.held_keys()
+    wrong = _report_records(store, keys)
     if not (levels or wrong):
         parser.refuse([f"store {store.url!r}: no trial has a finished level, so none can be trained again"])
-    left_out = set(store.held_keys()) - {one.record.key for one in levels}
+    left_out = set(keys) - {one.record.key for one in levels}
     if left_out and options.sweep is None:
-        print(f"Of these, {len(left_out)} are on no trial's curve here, so they cannot be drawn.")
+        print(f"Records that are on no trial's curve here cannot be drawn ({len(left_out)}).")
     differing = [one for one, device, threads in plans if not _report_level(store, one, device, threads)]
     agree = f"{len(drawn) - len(differing)} agree and {len(differing)} differ"
     print(f"{len(drawn)} of {len(levels)} finished levels were trained again (seed {options.seed}): {agree}.")
     for percent in SHARES if drawn else ():
-        bad = _of(percent, len(levels))
-        missed = f"{100 * chance_missed(len(levels), len(drawn), percent):.3g} %"
-        print(f"If {percent} % of these were bad, which are {bad}, the draw would miss them all with chance {missed}.")
+        bad = f"{percent} % of the levels were bad ({_of(percent, len(levels))} of {len(levels)})"
+        missed = 100 * chance_missed(len(levels), len(drawn), percent)
+        print(f"If {bad}, such a draw would miss all bad ones with a probability of {missed:.3g} %.")
     return int(bool(wrong or differing))
 
 
@@ -176,10 +178,10 @@ def _check(reader: Reader, options: Options, plans: Sequence[tuple[Drawn, str, i
 # --- what is said ---------------------------------------------------------------------------
 
 
-def record_faults(store: Store) -> list[str]:
-    """What is wrong with the records of a store itself; their parents may be upstream. One sentence a fault."""
+def record_faults(store: Store, keys: Sequence[str]) -> list[str]:
+    """What is wrong with these records of a store itself; their parents may be upstream. One sentence a fault."""
     own, faults = Store(store.url, read_only=True), []
-    for key in own.held_keys():
+    for key in keys:
         try:
             record = own.record(key)
         except (KeyError, TypeError) as error:
@@ -213,11 +215,11 @@ def _parent_faults(store: Store, record: LevelRecord) -> list[str]:
     return []
 
 
-def _report_records(store: Store) -> list[str]:
+def _report_records(store: Store, keys: Sequence[str]) -> list[str]:
     """Say what is wrong with the records, and return it."""
-    faults = record_faults(store)
-    verdict = f"{len(faults)} faults were found" if faults else "every checksum, key and parent is right"
-    print(f"The records of {len(store.held_keys())} levels in {store.url} were checked: {verdict}.")
+    faults = record_faults(store, keys)
+    verdict = f"this is wrong ({len(faults)})" if faults else "every checksum, key and parent is right"
+    print(f"Every record in {store.url} was checked ({len(keys)}): {verdict}.")
     for fault in faults:
         print(f"  {fault}")
     return faults
@@ -231,7 +233,7 @@ def _report_level(store: Store, drawn: Drawn, device: str, threads: int) -> bool
     made = remake.remake(drawn.spec, kept.level, store, device=device, threads=threads)
     exact, found = remake.same_bytes(kept, made), remake.differences(kept, made)
     how = "byte for byte" if exact else "within the tolerance"
-    verdict = f"differs from what was trained again in {len(found)} figures" if found else f"agrees {how}"
+    verdict = "is not what training it again gives" if found else f"agrees {how}"
     print(f"Level {kept.level} of trial {drawn.spec.trial_id} {verdict} (record {kept.key}).", flush=True)
     for difference in found:
         print(f"  {difference}.")
