@@ -30,7 +30,7 @@ from analysis.choices import CHOICE_COLUMNS, MODES, Choice, SettingTradeoff, tra
 from analysis.frames import distinct_costs
 from sdd_core.energy import describe, grams
 from sdd_core.fields import Flag, SpecError
-from sdd_core.flags import Parser
+from sdd_core.flags import AlsoRead, Parser
 from sdd_core.ledger import Costs
 from sdd_core.reading import Reading, Trial, read_trials
 from sdd_core.store import Store
@@ -178,6 +178,7 @@ class Options:
     """What is read and how it is said."""
 
     store: Annotated[str, Flag(metavar="PLACE"), Doc("store to read")] = "./store"
+    also_read: AlsoRead = ()
     sweep: Annotated[str | None, Flag(default="all"), Doc("only this sweep's trials")] = None
     format: Annotated[Literal["table", "json", "csv"], Doc("how the answer is written")] = "table"
 
@@ -193,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "://" not in options.store and not Path(options.store).expanduser().is_dir():
         reader.faults.append(f"store {options.store!r}: there is no such folder; give the folder that a sweep wrote to")
     reader.refuse()
-    trials = reader.collect(_read, options.store, options.sweep)
+    trials = reader.collect(_read, options.store, options.also_read, options.sweep)
     reader.refuse()
     answers = tradeoffs(trials, reading)
     spent = distinct_costs(trials)
@@ -209,14 +210,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read(url: str, sweep: str | None) -> list[Trial]:
+def _read(url: str, also_read: Sequence[str], sweep: str | None) -> list[Trial]:
     """The trials of a store, at least one of which has a level. Raises `SpecError` otherwise."""
     try:
-        store = Store(url)
+        store = Store(url, also_read=also_read)
+        upstream = store.upstream_faults()
         trials = read_trials(store, store.trials(sweep))
         known = store.sweeps() if not trials and sweep is not None else []
     except Exception as error:  # an object store's own error, of any library, is an answer here
         raise SpecError([f"store {url!r}: cannot be read ({type(error).__name__}: {error})"]) from None
+    if upstream:
+        raise SpecError(upstream)
     if not trials and sweep is not None:
         raise SpecError([f"sweep {sweep!r}: not in the store {url}; it has {', '.join(known) or 'no sweeps'}"])
     if not any(curve for _, curve in trials):

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -422,25 +422,32 @@ def width(cpus: float, gpus: float) -> int:
     return max(1, int(fits)) if math.isfinite(fits) else 1
 
 
-def check_nodes(store_url: str, timeout: float = 30.0) -> list[str]:
-    """One fault for each alive node that cannot read from the store what this process wrote there."""
+def check_nodes(store_url: str, also_read: Sequence[str] = (), timeout: float = 30.0) -> list[str]:
+    """One fault for each alive node that cannot read from the store what this process wrote there.
+
+    Or that cannot read the stores that are also read.
+    """
     store = Store(store_url)
     try:
         token = store.write_probe()
     except Exception as error:  # any backend's own error is an answer here
         return [f"store {store_url!r}: cannot be written to from here ({type(error).__name__}: {error})"]
     try:
-        return _probe_nodes(store_url, token, timeout)
+        return _probe_nodes(store_url, also_read, token, timeout)
     finally:
         store.remove_probe(token)
 
 
-def _probe_nodes(store_url: str, token: str, timeout: float) -> list[str]:
-    def look(url: str, probe: str) -> str | None:
+def _probe_nodes(store_url: str, also_read: Sequence[str], token: str, timeout: float) -> list[str]:
+    def look(url: str, others: Sequence[str], probe: str) -> str | None:
         try:  # a nested function travels by value, so that a missing module is an answer like any other
             from sdd_core.store import Store
 
-            return None if Store(url).read_probe(probe) else "does not see there what this process wrote"
+            store = Store(url, also_read=others)
+            if not store.read_probe(probe):
+                return "does not see there what this process wrote"
+            faults = store.upstream_faults()
+            return f"misses what is also read: {'; '.join(faults)}" if faults else None
         except Exception as error:  # any backend's own error is this node's answer
             return f"cannot read it ({type(error).__name__}: {error})"
 
@@ -448,7 +455,7 @@ def _probe_nodes(store_url: str, token: str, timeout: float) -> list[str]:
     asked = {}
     for node in _alive():
         pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[task.options(scheduling_strategy=pinned).remote(store_url, token)] = node["NodeManagerAddress"]
+        asked[task.options(scheduling_strategy=pinned).remote(store_url, also_read, token)] = node["NodeManagerAddress"]
     answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=timeout)
     faults = []
     for answer in answered:

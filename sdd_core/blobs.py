@@ -123,6 +123,18 @@ class ObjectBlobs:
         return sorted(str(path).lstrip("/")[start:] for path in found)
 
 
+class ReadOnlyBlobs:
+    """Blobs that are only looked at: nothing is written, and nothing is removed."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self.read, self.exists, self.names = blobs.read, blobs.exists, blobs.names
+
+    def create(self, name: str, content: bytes) -> bool:
+        return False
+
+    def delete(self, name: str) -> None: ...
+
+
 def open_blobs(url: str) -> Blobs:
     """Blobs at a path or an fsspec URL. Raises ValueError for a URL whose protocol cannot be used here."""
     path = url.removeprefix("file://")

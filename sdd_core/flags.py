@@ -28,6 +28,7 @@ from sdd_core import recipes, registry
 from sdd_core.fields import Count, Field, Flag, Pairs, SpecError, Words, did_you_mean, fields_of
 from sdd_core.registry import MODELS
 from sdd_core.spec import DATA_FIELDS, FIELDS, TrialSpec, fields_that_are
+from sdd_core.store import Store
 
 T = TypeVar("T")
 
@@ -305,11 +306,19 @@ class Files:
 # --- what several commands take ---------------------------------------------------------------
 
 
+AlsoRead = Annotated[
+    tuple[str, ...],
+    Flag(metavar="PLACE", repeat=True),
+    Doc("other stores whose levels are used as if they were here; nothing is written there"),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Here:
     """What every command that trains is told of this machine. Nothing of it can influence a result."""
 
     store: Annotated[str | None, Flag(metavar="PLACE", default="./store"), Doc("folder or URL of the store")] = None
+    also_read: AlsoRead = ()
     data_dir: Annotated[
         str | None,
         Flag(metavar="DIR", default="SDD_DATA or ~/.cache/sdd/data"),
@@ -326,6 +335,29 @@ class Here:
             " trained anew here; any: they are used, and an answer that mixes them says so"
         ),
     ] = "any"
+
+
+def open_store(
+    url: str,
+    also_read: Sequence[str] = (),
+    *,
+    read_only: bool = False,
+    there: bool = False,
+    environment: str | None = None,
+) -> Store:
+    """A store that can be written to, unless it is `read_only`, and whose upstream stores can be read.
+
+    With `there` it must have levels already. Raises `SpecError` with every fault.
+    """
+    try:
+        store = Store(url, read_only=read_only, also_read=also_read, environment=environment)
+    except ValueError as error:
+        raise SpecError([str(error)]) from None
+    own = (None if read_only else store.fault(), store.unreadable() if there else None)
+    faults = [fault for fault in (*own, *store.upstream_faults()) if fault is not None]
+    if faults:
+        raise SpecError(faults)
+    return store
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,15 @@ def cpu_arithmetic(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def device_faults(device: str | None) -> list[str]:
+    """Why nothing can be computed on a device of this name; None is whichever there is."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        return [f"device {device!r}: {str(error).splitlines()[0]}"]
+    return []
+
+
 def meter(device: torch.device, threads: int, gpu_share: float) -> contextlib.AbstractContextManager[Meter]:
     """A meter of the energy that a trial on `device` uses, not started yet; it is closed at the end."""
     return contextlib.closing(Meter(threads=threads, gpu=steps.gpu_uuid(device), gpu_share=gpu_share))

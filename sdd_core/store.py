@@ -8,6 +8,10 @@
     damaged/...                             what failed its checksum, set aside
 
 Every file is written once and never replaced: weights first, then the record that names them.
+
+A store can also read others, called upstream: a level, weights or an early epoch that are missing here are looked for
+there, in the order in which the stores were named. Upstream is only read. Nothing is copied from it, written to it or
+deleted in it.
 """
 
 from __future__ import annotations
@@ -20,15 +24,16 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from sdd_core.blobs import open_blobs
+from sdd_core.blobs import ReadOnlyBlobs, open_blobs
 from sdd_core.curve import best_level
 from sdd_core.record import LevelRecord
 from sdd_core.spec import (
@@ -45,6 +50,7 @@ from sdd_core.spec import (
     to_json,
 )
 
+T = TypeVar("T")
 Arrays = dict[str, NDArray[Any]]
 
 RECORDS: Final = 8192
@@ -66,14 +72,19 @@ class Need(NamedTuple):
 
 
 class Store:
-    """A store at a path or fsspec URL. Opening writes nothing; one that is `read_only` sets nothing aside either.
+    """A store at a path or fsspec URL. Opening writes nothing.
 
-    With an `environment` class its curves hold levels of that class alone; see `level_keys`.
+    One that is `read_only` writes nothing later either, and leaves what is damaged where it is. `also_read` are the
+    upstream stores. With an `environment` class its curves hold levels of that class alone; see `level_keys`.
     """
 
-    def __init__(self, url: str, *, read_only: bool = False, environment: str | None = None) -> None:
-        self.url, self.read_only, self.environment = url, read_only, environment
-        self._blobs = open_blobs(url)
+    def __init__(
+        self, url: str, *, read_only: bool = False, also_read: Sequence[str] = (), environment: str | None = None
+    ) -> None:
+        self.url, self.read_only, self.also_read = url, read_only, tuple(also_read)
+        self.environment = environment
+        self._blobs = ReadOnlyBlobs(open_blobs(url)) if read_only else open_blobs(url)
+        self._upstream = tuple(Store(other, read_only=True) for other in also_read)
         self._remembered = functools.lru_cache(RECORDS)(self._read_record)
 
     # --- levels ---------------------------------------------------------------------------
@@ -81,15 +92,26 @@ class Store:
     def record(self, key: str) -> LevelRecord | None:
         """The finished level with this key; None when there is none or its record was damaged (set aside)."""
         try:
-            return self._remembered(key)
+            return self._remembered(key)[0]
         except _MissingError:
             return None
 
-    def _read_record(self, key: str) -> LevelRecord:
-        form = self._read(_record_name(key))
-        if form is None:
-            raise _MissingError
-        return _from_form(form)
+    def _read_record(self, key: str) -> tuple[LevelRecord, str]:
+        """A level's record, and the URL of the store that holds it."""
+        for store in (self, *self._upstream):
+            form = store._read(_record_name(key))
+            if form is not None:
+                return _from_form(form), store.url
+        raise _MissingError
+
+    def held_keys(self) -> list[str]:
+        """The keys that the files of records here are named by, upstream's not among them."""
+        return [name.rsplit("/", 1)[1].removesuffix(".json") for name in self._blobs.names("levels")]
+
+    def origins(self, keys: Iterable[str]) -> dict[str, int]:
+        """How many of these levels each upstream store holds in the place of this one, by the store's URL."""
+        found = Counter(self._remembered(key)[1] for key in set(keys) if self.record(key) is not None)
+        return {url: found[url] for url in self.also_read}
 
     def commit(self, record: LevelRecord, arrays: Arrays) -> tuple[LevelRecord, bool]:
         """Write a finished level: its weights, then its record. Returns the record that counts.
@@ -97,6 +119,7 @@ class Store:
         When another writer came first that record is the other's; the second value then says whether
         its weights are `arrays` all the same. `record.weights` is filled in here.
         """
+        assert not self.read_only, f"store {self.url!r} is only read"
         content, checksum = _pack(arrays)
         self._blobs.create(_weights_name(checksum), content)
         record = dataclasses.replace(record, weights=checksum)
@@ -115,7 +138,10 @@ class Store:
 
     def has_weights(self, record: LevelRecord) -> bool:
         """Whether a level's weights were kept, unchecked."""
-        return record.weights is not None and self._blobs.exists(_weights_name(record.weights))
+        if record.weights is None:
+            return False
+        name = _weights_name(record.weights)
+        return any(store._blobs.exists(name) for store in (self, *self._upstream))
 
     def restore_weights(self, record: LevelRecord, arrays: Arrays) -> bool:
         """Keep weights that were made again; False when they are not the record's, bit for bit."""
@@ -126,7 +152,7 @@ class Store:
         return True
 
     def drop_weights(self, record: LevelRecord) -> None:
-        """Delete a level's weights; its record stays, and they can be made again."""
+        """Delete a level's weights here; its record stays, and they can be made again."""
         if record.weights is not None:
             self._blobs.delete(_weights_name(record.weights))
 
@@ -227,7 +253,7 @@ class Store:
 
     def snapshot(self, key: str) -> Arrays | None:
         """The weights of an early epoch, checked; None when there are none or they are damaged (set aside)."""
-        form = self._read(_snapshot_name(key))
+        form = self._first(lambda store: store._read(_snapshot_name(key)))
         return None if form is None else self._arrays(form["weights"])
 
     def commit_snapshot(self, key: str, epoch: int, arrays: Arrays) -> Arrays:
@@ -237,7 +263,7 @@ class Store:
         lost, they are kept again only when they are the same bytes.
         """
         content, checksum = _pack(arrays)
-        form = self._read(_snapshot_name(key))
+        form = self._first(lambda store: store._read(_snapshot_name(key)))
         # Reading first sets aside what is damaged, which would be in the way.
         if (form is None or form["weights"] == checksum) and self._arrays(checksum) is None:
             self._blobs.create(_weights_name(checksum), content)
@@ -288,6 +314,19 @@ class Store:
             return f"store {self.url!r}: cannot be written to ({type(error).__name__}: {error})"
         return None if same else f"store {self.url!r}: does not read back what was written"
 
+    def unreadable(self) -> str | None:
+        """Why there is no store to be read here, or None."""
+        try:
+            there = self._blobs.exists("levels")
+            self._blobs.read(_record_name("0" * 64))  # a folder may be seen and yet not be open to us
+        except Exception as error:  # any backend's own error is an answer here
+            return f"store {self.url!r}: cannot be read ({type(error).__name__}: {error})"
+        return None if there else f"store {self.url!r}: there is no store with levels there"
+
+    def upstream_faults(self) -> list[str]:
+        """Why upstream stores cannot be read, one sentence each."""
+        return [fault for store in self._upstream if (fault := store.unreadable()) is not None]
+
     def write_probe(self) -> str:
         """Leave a probe for other machines to read with `read_probe`; `remove_probe` takes it away."""
         token = uuid.uuid4().hex
@@ -321,7 +360,15 @@ class Store:
         self._set_aside(name, content)
         return None
 
+    def _first(self, look: Callable[[Store], T | None]) -> T | None:
+        """What this store has, or else the first upstream store that has it."""
+        found = (look(store) for store in (self, *self._upstream))
+        return next((one for one in found if one is not None), None)
+
     def _arrays(self, checksum: str) -> Arrays | None:
+        return self._first(lambda store: store._own_arrays(checksum))
+
+    def _own_arrays(self, checksum: str) -> Arrays | None:
         name = _weights_name(checksum)
         content = self._blobs.read(name)
         if content is None:
@@ -336,8 +383,6 @@ class Store:
 
     def _set_aside(self, name: str, content: bytes) -> None:
         """Move what is damaged out of the way, keeping it for whoever wants to know why."""
-        if self.read_only:
-            return
         self._blobs.create(f"damaged/{name}.{time.time_ns()}", content)
         self._blobs.delete(name)
 
@@ -394,6 +439,11 @@ def _from_form(form: Mapping[str, Any]) -> LevelRecord:
     result: dict[str, Any] = {n: math.inf if value == "inf" else value for n, value in form["result"].items()}
     result["emptied_layers"] = tuple(result["emptied_layers"])
     return LevelRecord(**{name: form[name] for name in _IDENTITY}, **result)
+
+
+def checksum_of(arrays: Arrays) -> str:
+    """The checksum that a record names these weights by."""
+    return _pack(arrays)[1]
 
 
 def determined(record: LevelRecord) -> dict[str, Any]:

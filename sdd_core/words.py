@@ -137,6 +137,11 @@ def cell_name(fields: Mapping[str, Any]) -> str:
     return ", ".join(field_text(name, value) for name, value in fields.items()) or "the only arm"
 
 
+def origin_lines(origins: Mapping[str, int], total: int) -> list[str]:
+    """How many of some levels each upstream store gave, in words; [] where no such store is read."""
+    return [f"{count} of the {total} levels were read from {url}" for url, count in origins.items()]
+
+
 # --- ranges ---------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ that has collected.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,7 +17,7 @@ from typing_extensions import Doc
 from sdd_core import flags, machine, trajectory
 from sdd_core.data.sources import set_data_dir
 from sdd_core.fields import Count, Flag, Natural, NotNegative, Positive, SpecError
-from sdd_core.flags import Here, Parser, Reader
+from sdd_core.flags import Here, Parser, Reader, open_store
 from sdd_core.reading import Reading
 from sdd_core.registry import MODELS
 from sdd_core.spec import TrialSpec
@@ -110,7 +111,7 @@ class Common:
 def add_common_flags(parser: Parser) -> None:
     """Add the flags that `read_common` reads."""
     parser.add(Reading, "reading", "How curves are read; it changes nothing that is trained.")
-    parser.add(Here, "where", only=("store", "data_dir", "keep"))
+    parser.add(Here, "where", only=("store", "also_read", "data_dir", "keep"))
     parser.add(Where, "where")
     parser.add(CostOptions, "cost", "What it will cost, and where to stop. README: What it will cost.")
     parser.add(Workers, "workers")
@@ -136,7 +137,7 @@ def read_common(reader: Reader, sweep: str) -> Common:
     gpus = gpus if gpus is not None else cluster.gpus_per_trial if cluster else None
     environment = reader.collect(_environment, gpus, here.threads) if here.environment == "same" else None
     store = reader.collect(
-        _open_store, url, planned=cost.plan, shared=work.cluster is not None, environment=environment
+        _open_store, url, here.also_read, planned=cost.plan, shared=work.cluster is not None, environment=environment
     )
     return Common(
         sweep=sweep,
@@ -226,24 +227,24 @@ def _environment(gpus: float | None, threads: int) -> str:
     return machine.environment("cuda" if gpus else "cpu", threads)
 
 
-def _open_store(url: str, *, planned: bool, shared: bool, environment: str | None) -> Store:
-    """The store, checked to be writable unless it is only planned for.
+def _open_store(url: str, also_read: Sequence[str], *, planned: bool, shared: bool, environment: str | None) -> Store:
+    """The store, checked to be writable unless it is only planned for, and those that it also reads.
 
     A relative folder is meant from here, so a cluster cannot have one.
     """
-    if shared and "://" not in url and not Path(url).is_absolute():
-        raise SpecError(
-            [
-                f"store {url!r}: with --cluster it must be an absolute path or a URL that every node sees"
-                " (--store, or store under metadata: sdd: of the cluster file)"
-            ]
-        )
-    try:
-        place = url if "://" in url else str(Path(url).expanduser().absolute())
-        store = Store(place, read_only=planned, environment=environment)
-    except ValueError as error:
-        raise SpecError([str(error)]) from None
-    fault = None if planned else store.fault()
-    if fault:
-        raise SpecError([fault])
-    return store
+    set_by = [(url, "--store, or store under metadata: sdd: of the cluster file")]
+    set_by += [(other, "--also-read") for other in also_read]
+    faults = [
+        f"store {place!r}: with --cluster it must be an absolute path or a URL that every node sees ({flag})"
+        for place, flag in set_by
+        if shared and "://" not in place and not Path(place).is_absolute()
+    ]
+    if faults:
+        raise SpecError(faults)
+    return open_store(
+        _absolute(url), [_absolute(other) for other in also_read], read_only=planned, environment=environment
+    )
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).expanduser().absolute())

@@ -320,6 +320,9 @@ def test_each_node_that_cannot_read_the_store_is_named(attached: ClusterSettings
     here = ray.util.get_node_ip_address()
     alone = f"store 'memory://sdd-probe': node {here} does not see there what this process wrote"
     assert connect.check_nodes("memory://sdd-probe") == [alone, alone]
+    other = str(tmp_path / "other")
+    misses = f"store {str(tmp_path)!r}: node {here} misses what is also read: store {other!r}: there is no store"
+    assert [fault.startswith(misses) for fault in connect.check_nodes(str(tmp_path), [other])] == [True, True]
     late = f"node {here} did not answer within 0 s"
     assert [late in fault for fault in connect.check_nodes(str(tmp_path), timeout=0)] == [True, True]
     (tmp_path / "file").touch()

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from sdd_core import cost, recipes
+from sdd_core import cost, recipes, trajectory
+from sdd_core.blobs import open_blobs
 from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store, determined, is_complete
 from sweeps.kinds.grid.plan import Grid
@@ -68,6 +69,16 @@ def drive(store, specs, listener=None, width=2, budget=None):
         listeners=[listener or Diary()],
         budget=budget,
     )
+
+
+def test_workers_read_the_levels_of_upstream(tmp_path):
+    upstream, spec = Store(str(tmp_path / "up")), TINY.replace(weight_decay=0.02)
+    trajectory.run(spec.replace(target_sparsity=0.3), upstream)
+    before = open_blobs(upstream.url).names("")
+    store = Store(str(tmp_path / "store"), also_read=[upstream.url])
+    assert drive(store, [spec]).spent.levels == 2
+    assert store.origins(record.key for record in store.curve(spec)) == {upstream.url: 3}
+    assert open_blobs(upstream.url).names("") == before
 
 
 def test_trials_run_to_their_end_and_a_second_run_has_nothing_to_do(tmp_path):

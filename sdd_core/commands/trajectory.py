@@ -12,12 +12,11 @@ from typing_extensions import Doc
 from sdd_core import energy
 from sdd_core.data.sources import set_data_dir
 from sdd_core.fields import Flag, SpecError
-from sdd_core.flags import Here, Parser, add_spec, read_spec
+from sdd_core.flags import Here, Parser, add_spec, open_store, read_spec
 from sdd_core.reading import Reading
 from sdd_core.record import LevelRecord, environments
 from sdd_core.spec import TrialSpec
-from sdd_core.store import Store
-from sdd_core.words import environments_text
+from sdd_core.words import environments_text, origin_lines
 
 DESCRIPTION = """\
 Run one pruning trajectory (Algorithm 1) in this process and print a line a level.
@@ -58,15 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from sdd_core import machine, trajectory
 
-    reader.faults += _device_faults(options.device)
+    reader.faults += machine.device_faults(options.device)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if spec is not None:
         reader.faults += trajectory.faults(spec, device.split(":")[0])
-    store = reader.collect(_open, here.store or "./store")
+    environment = machine.environment(device.split(":")[0], here.threads) if here.environment == "same" else None
+    store = reader.collect(open_store, here.store or "./store", here.also_read, environment=environment)
     reader.refuse()
     assert spec is not None
-    if here.environment == "same":
-        store = Store(store.url, environment=machine.environment(device.split(":")[0], here.threads))
 
     def run(trial: TrialSpec, last_level: int | None, title: str) -> list[LevelRecord]:
         store.add_trial(trial)
@@ -100,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made_in = environments([records])
     if len(made_in) > 1:
         print(f"this curve mixes {environments_text(made_in)}")
+    for line in origin_lines(store.origins(record.key for record in records), len(records)):
+        print(line)
     figures = Reading().summary(records)
     print(
         f"{figures.levels} levels, dip {100 * figures.dip:.1f} points, best {spec.decided_on} accuracy "
@@ -109,29 +109,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     used = energy.describe(figures.energy_kwh, figures.energy_source, figures.energy_note, reading.intensity)
     print(f"{figures.pflop:.3g} PFLOP by the paper's convention, {figures.pflop_real:.3g} in real operations; {used}")
     return 0
-
-
-def _open(url: str) -> Store:
-    try:
-        store = Store(url)
-    except ValueError as error:
-        raise SpecError([str(error)]) from None
-    fault = store.fault()
-    if fault:
-        raise SpecError([fault])
-    return store
-
-
-def _device_faults(device: str | None) -> list[str]:
-    if device is None:
-        return []
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        return [f"device {device!r}: {str(error).splitlines()[0]}"]
-    return []
 
 
 def _print_level(record: LevelRecord, trained: bool) -> None:

@@ -7,6 +7,7 @@ trajectory that is interrupted anywhere goes on from its last finished level.
     level       one level, made from the level before it
     networks    the networks of finished levels: in memory, in the store, or trained again
     state       the network after a level: its weights and masks, and how the store holds them
+    remake      a finished level trained again, and compared with what was kept
     checks      why a trial cannot run on a device
 """
 

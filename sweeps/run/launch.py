@@ -24,7 +24,7 @@ from sdd_core.ledger import Prediction
 from sdd_core.record import environments
 from sdd_core.store import Store
 from sdd_core.training import steps as training_steps
-from sdd_core.words import environments_text
+from sdd_core.words import environments_text, origin_lines
 from sweeps.flags import Common, gains_from_gpu
 from sweeps.forecast import balance, report
 from sweeps.forecast.paces import Paces
@@ -165,7 +165,7 @@ class Running:
             if common.cluster is not None:
                 connect.connect(common.cluster)
                 shared = f"{self.store.url.rstrip('/')}/ray"
-                faults = connect.check_nodes(self.store.url)
+                faults = connect.check_nodes(self.store.url, self.store.also_read)
             else:
                 connect.start_local(common.workers and int(common.workers * common.cpus))
                 faults = []
@@ -246,7 +246,9 @@ class Running:
         }
         complaint = self.tracker.finish(finals, metrics | balance.flat(run, saved), tags, [self.common.picture])
         self.say(f"  {spent.levels} levels trained now, {sum(len(levels) for _, levels in trials)} in the answer")
-        for line in (*(balance.comparison_lines(run) if run else ()), balance.saved_line(saved)):
+        keys = _keys_of(found)
+        came_from = origin_lines(self.store.origins(keys), len(keys))
+        for line in (*came_from, *(balance.comparison_lines(run) if run else ()), balance.saved_line(saved)):
             if line:
                 self.say(f"  {line}")
         self.say(f"  picture    {ending.near(self.common.picture)}")
@@ -265,7 +267,9 @@ class Running:
         self._config_file.write_text(self.common.config, encoding="utf-8")
         made_in = environments(result.curve for result in found.results)
         if self.common.json is not None:
-            _write_json(self.common.json, found.as_json() | ({"environments": made_in} if made_in else {}))
+            origins = self.store.origins(_keys_of(found))
+            provenance = {"environments": made_in, "levels_from": origins}
+            _write_json(self.common.json, found.as_json() | {name: held for name, held in provenance.items() if held})
         self.console.print()
         found.show(self.console)
         if len(made_in) > 1:
@@ -306,6 +310,11 @@ class _Recorder:
 
     def failed(self, task: Task, reason: str) -> None:
         self.tracker.update([task.spec])
+
+
+def _keys_of(found: Report) -> set[str]:
+    """The keys of the levels that a report speaks of."""
+    return {record.key for result in found.results for record in result.curve}
 
 
 def _write_json(path: Path, form: Mapping[str, Any]) -> None:

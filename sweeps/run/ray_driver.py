@@ -89,6 +89,7 @@ def run(
     config = {
         "store": store.url,
         "environment": store.environment,
+        "also_read": store.also_read,
         "keep": keep,
         "labels": labels,
         "threads": resources.threads,
@@ -157,7 +158,7 @@ def _run_trial(config: dict[str, Any]) -> None:
 
     trajectory.run(
         spec,
-        Store(config["store"], environment=config["environment"]),
+        Store(config["store"], also_read=config["also_read"], environment=config["environment"]),
         give_up=rule,
         last_level=config["last_level"],
         keep=config["keep"],
