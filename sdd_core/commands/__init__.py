@@ -1,1 +1,1 @@
-"""What `python -m sdd_core`, `python -m sdd_core.cost` and `python -m sdd_core.download` run."""
+"""What `python -m sdd_core` runs: a trajectory, or `doctor`, `cost` and `download`, which are modules, too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import torch  # after the flags are read: it takes seconds, and --help does not need it
 
     from sdd_core import trajectory
+    from sdd_core.training.memory import OutOfMemory
 
     reader.faults += _device_faults(options.device)
     if spec is not None:
@@ -88,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; every finished level is kept, the same command goes on from there")
         return 130
+    except OutOfMemory as error:
+        print(f"python -m sdd_core: {error}\nevery finished level is kept", file=sys.stderr)
+        return 1
     figures = Reading().summary(records)
     print(
         f"{figures.levels} levels, dip {100 * figures.dip:.1f} points, best {spec.decided_on} accuracy "

@@ -16,6 +16,7 @@ from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec, level_key, stream
 from sdd_core.store import Arrays
 from sdd_core.training import pruning, retraining
+from sdd_core.training.agreement import Found
 from sdd_core.trajectory.state import State, model_arrays, model_tensors, new_model
 
 
@@ -57,7 +58,9 @@ def make_level(
         parent={"key": parent.key, "weights": str(parent.weights)} if parent else None,
         teacher=taught_by,
         weights=None,
-        measured=machine.circumstances(data.train.images.device) | {"seconds": ended - began, "energy": energy},
+        measured=machine.circumstances(data.train.images.device)
+        | {"seconds": ended - began, "energy": energy}
+        | ({"step": state.step} if state.step else {}),
         **results,
     )
     return Level(state, record)
@@ -83,8 +86,9 @@ def train_level(
     if start is not None:
         model.load_state_dict(start)
     pruning.apply_masks(weights, masks)
-    training.train(model, masks, data.train, spec, level, schedule, teacher=_network(teacher))
-    return State(level, model, masks)
+    found = Found()
+    training.train(model, masks, data.train, spec, level, schedule, teacher=_network(teacher), found=found)
+    return State(level, model, masks, step=found.as_record())
 
 
 def early_weights(spec: TrialSpec, teacher: Level | None, data: Data) -> Arrays:
@@ -104,8 +108,9 @@ def _train_dense(spec: TrialSpec, teacher: Level | None, data: Data, schedule: t
         if epoch + 1 == spec.rewind_epoch:
             early.update(model_arrays(model))
 
-    training.train(model, masks, data.train, spec, 0, schedule, copy_early, teacher=_network(teacher))
-    return State(0, model, masks, early or None)
+    found = Found()
+    training.train(model, masks, data.train, spec, 0, schedule, copy_early, teacher=_network(teacher), found=found)
+    return State(0, model, masks, early or None, found.as_record())
 
 
 def _network(level: Level | None) -> nn.Module | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ class State:
     masks: pruning.Masks
     early: Arrays | None = None
     """The model's tensors after `rewind_epoch` epochs of level 0, where level 0 was trained past that epoch here."""
+    step: dict[str, Any] | None = None
+    """How the steps of its training ran, as a record has it under `measured`; None where there is nothing to say."""
 
 
 def new_model(spec: TrialSpec, data: Data) -> nn.Module:
