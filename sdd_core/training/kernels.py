@@ -39,8 +39,9 @@ def make_update(optimizer: torch.optim.Optimizer, found: Found | None = None) ->
     Which it is, is noted in `found`.
     """
     (group,) = optimizer.param_groups
-    reason = update_fault(type(optimizer), group["params"][0].device)
-    return _FUSED[type(optimizer)](optimizer) if (found or Found()).use("fused", reason) else Public(optimizer)
+    name = type(optimizer).__name__
+    reason = update_fault(name, group["params"][0].device)
+    return _FUSED[name](optimizer) if (found or Found()).use("fused", reason) else Public(optimizer)
 
 
 def make_backward(device: torch.device, found: Found | None = None) -> Backward:
@@ -151,21 +152,18 @@ class Public:
         return kinds
 
 
-_FUSED: Final[dict[type[torch.optim.Optimizer], Callable[[torch.optim.Optimizer], Update]]] = {
-    torch.optim.SGD: FusedSGD,
-    torch.optim.AdamW: FusedAdamW,
-}
+_FUSED: Final[dict[str, Callable[[torch.optim.Optimizer], Update]]] = {"SGD": FusedSGD, "AdamW": FusedAdamW}
 
 
 @functools.cache
-def update_fault(kind: type[torch.optim.Optimizer], device: torch.device) -> str | None:
-    """Why the fused update of an optimiser cannot be trusted on a device; None when it agrees with the public one."""
+def update_fault(name: str, device: torch.device) -> str | None:
+    """Why the fused update of SGD or AdamW cannot be trusted on a device; None when it agrees with the public one."""
     parameters = [nn.Parameter(torch.linspace(-1, 1, size, device=device)) for size in (7, 64)]
-    options: dict[str, Any] = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    options: dict[str, Any] = {"momentum": 0.9} if name == "SGD" else {}
 
     def three_steps(make: Callable[[torch.optim.Optimizer], Update], rate: float | Tensor) -> Run:
         def run() -> None:
-            optimizer = kind(parameters, lr=0.1, weight_decay=0.1, **options)  # type: ignore[call-arg]
+            optimizer = getattr(torch.optim, name)(parameters, lr=0.1, weight_decay=0.1, **options)
             update = make(optimizer)
             optimizer.param_groups[0]["lr"] = rate
             for turn in range(3):
@@ -176,7 +174,7 @@ def update_fault(kind: type[torch.optim.Optimizer], device: torch.device) -> str
         return run
 
     def fused() -> Run:  # a captured step has its rate in the device's memory
-        return three_steps(_FUSED[kind], torch.tensor(0.1, device=device) if device.type == "cuda" else 0.1)
+        return three_steps(_FUSED[name], torch.tensor(0.1, device=device) if device.type == "cuda" else 0.1)
 
     state = State(parameters, lambda: {"parameters": parameters}, device)
     return judged(fused, three_steps(Public, 0.1), state, _TOLERANCE)
@@ -194,7 +192,7 @@ def engine_backward(logits: Tensor, gradient: Tensor) -> None:
 
 def public_backward(logits: Tensor, gradient: Tensor) -> None:
     """The documented way."""
-    logits.backward(gradient)  # type: ignore[no-untyped-call]
+    logits.backward(gradient)
 
 
 @functools.cache

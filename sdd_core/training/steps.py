@@ -217,7 +217,7 @@ def checked_layout(
 
     def tensors() -> Tensors:
         buffers = {kind: held for kind, held in of_model(model).items() if kind != "parameters"}
-        return gradients_of(model.parameters()) | buffers
+        return {**gradients_of(model.parameters()), **buffers}
 
     state = State(model.parameters(), tensors, batch[0].device)
     before = state.save()
