@@ -41,11 +41,11 @@ def test_it_says_what_this_machine_can_do(capsys, tmp_path):
     ran = {(check["precision"], check["optimizer"]): check["runs"] for check in cpu["steps"]}
     assert ran == {(p, o): p != "tf32" for p in ("float32", "tf32", "bfloat16") for o in ("sgd", "adamw")}
     for words in (
-        "float32 sgd      runs; engine's backward agrees, fused update agrees",
-        "tf32 sgd         does not run: precision 'tf32': needs a GPU",
+        "float32 sgd     runs; engine's backward agrees, fused update agrees",
+        "tf32 sgd        does not run: precision 'tf32': needs a GPU",
         "nothing is captured here: only a GPU has CUDA graphs",
-        "digits         whole",
-        "writing        works",
+        "digits          whole",
+        "writing         works",
         "all that should work here does",
     ):
         assert words in said, words

@@ -104,21 +104,21 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     """What was found, for people."""
     yield "versions"
     for name, version in found["versions"].items():
-        yield f"  {name:15s}{version or '-'}"
+        yield f"  {name:16s}{version or '-'}"
     held = found["machine"]
     yield "machine"
-    yield f"  {'system':15s}{held['system']}"
-    yield f"  {'CPU':15s}{held['cpu']}"
-    yield f"  {'cores':15s}{held['cores']}, {held['usable_cores'] or 'unknown'} of them for this process"
-    yield f"  {'memory':15s}{_gib(held['memory'])}"
+    yield f"  {'system':16s}{held['system']}"
+    yield f"  {'CPU':16s}{held['cpu']}"
+    yield f"  {'cores':16s}{held['cores']}, {held['usable_cores'] or 'unknown'} of them for this process"
+    yield f"  {'memory':16s}{_gib(held['memory'])}"
     for device in found["devices"]:
         yield from _device_lines(device)
     yield f"data sets in {found['data_dir']}"
     for name, fault in found["data_sets"].items():
-        yield f"  {name:15s}{'whole' if fault is None else fault}"
+        yield f"  {name:16s}{'whole' if fault is None else fault.removeprefix(f'dataset {name!r}: ')}"
     if found["store"] is not None:
         yield f"store {found['store']['url']}"
-        yield f"  {'writing':15s}{found['store']['fault'] or 'works'}"
+        yield f"  {'writing':16s}{found['store']['fault'] or 'works'}"
     yield "all that should work here does" if not found["wrong"] else "what should work here and does not"
     yield from (f"  {fault}" for fault in found["wrong"])
 
@@ -127,14 +127,14 @@ def _device_lines(device: dict[str, Any]) -> Iterator[str]:
     on_gpu = device["capability"] is not None
     yield f"{device['device']}: {device['name']}"
     if on_gpu:
-        yield f"  {'memory':15s}{_gib(device['free'])} of {_gib(device['memory'])} free"
-        yield f"  {'capability':15s}{device['capability']}"
+        yield f"  {'memory':16s}{_gib(device['free'])} of {_gib(device['memory'])} free"
+        yield f"  {'capability':16s}{device['capability']}"
     for check in device["steps"]:
-        yield f"  {_name(check):15s}  {_said_of(check)}"
+        yield f"  {_name(check):16s}{_said_of(check)}"
     if not on_gpu:
-        yield f"  {'capture':15s}nothing is captured here: only a GPU has CUDA graphs"
+        yield f"  {'capture':16s}nothing is captured here: only a GPU has CUDA graphs"
     used = device["energy"]
-    yield f"  {'energy':15s}{used['source']}: {used['method'] or used['reason']}"
+    yield f"  {'energy':16s}{used['source']}: {used['method'] or used['reason']}"
 
 
 def _name(check: dict[str, Any]) -> str:

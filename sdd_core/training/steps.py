@@ -17,7 +17,18 @@ from torch import Tensor, nn
 
 from sdd_core.spec import SpecError, TrialSpec
 from sdd_core.training import kernels, losses
-from sdd_core.training.agreement import EXACT, ROUNDED, Found, Run, State, Tensors, gradients_of, judged, of_model
+from sdd_core.training.agreement import (
+    EXACT,
+    OTHER_KERNELS,
+    ROUNDED,
+    Found,
+    Run,
+    State,
+    Tensors,
+    gradients_of,
+    judged,
+    of_model,
+)
 from sdd_core.training.captured import Captured, Step
 
 _TENSOR_CORES: Final = (7, 0)
@@ -45,7 +56,7 @@ class StepPlan:
 
     @property
     def tolerance(self) -> float:
-        """How far a fast way may be from the plain one, as a part of what a step changes."""
+        """How far a captured step may be from the plain one, as a part of what a step changes."""
         return ROUNDED if self.tf32 or self.autocast is not None else EXACT
 
 
@@ -202,6 +213,8 @@ def checked_layout(
     """The plan, without channels-last where the gradients of a batch are others in it; that is noted in `found`.
 
     `batch` is (inputs, the labels' part of the targets). The model is left as it was, the random state too.
+    Dropout of whole images (n, C, H, W) on a GPU draws in the order of the layout, so a network that has it is
+    trained without channels-last.
     """
     if not plan.channels_last:
         return plan
@@ -221,7 +234,7 @@ def checked_layout(
 
     state = State(model.parameters(), tensors, batch[0].device)
     before = state.save()
-    reason = judged(lambda: once(plan), once(contiguous), state, plan.tolerance)
+    reason = judged(lambda: once(plan), once(contiguous), state, OTHER_KERNELS)
     state.restore(before)
     return plan if found.use("channels_last", reason) else contiguous
 
