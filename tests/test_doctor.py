@@ -132,6 +132,15 @@ def test_a_device_on_which_nothing_runs(monkeypatch):
     assert check.reason == "RuntimeError: CUDA error: no kernel image is available"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_a_real_gpu(precision, optimizer):
+    check = checkup.step_check(torch.device("cuda", 0), precision, optimizer)
+    assert not check.wrong, check
+    assert not check.runs or check.ways["captured"] is None
+
+
 # --- how it is called -----------------------------------------------------------------------
 
 
