@@ -73,7 +73,7 @@ def calibrate(
         meter.start()
         data = splits.load(alone, place)
         model = models.build(alone, data.image_shape, data.classes).to(place)
-        _await(meter)
+        await_sample(meter)
         began = time.monotonic()
         trained, evaluated = _times(model, data.train, alone, turns, seconds)
         power = meter.energy(began, time.monotonic())
@@ -95,7 +95,7 @@ def _rate(spec: TrialSpec, data: splits.Data, training_s: float, evaluation_s: f
     return (paid.pflop_real + paid.pflop_real_evaluation) * 1e3 / level_s
 
 
-def _await(meter: energy.Meter) -> None:
+def await_sample(meter: energy.Meter) -> None:
     """Wait until the meter has said what it can measure, a few seconds at most."""
     until = time.monotonic() + _METER_SECONDS
     while time.monotonic() < until:

@@ -7,7 +7,8 @@ from torch import nn
 from sdd_core import models, training
 from sdd_core.data import splits as data
 from sdd_core.spec import SpecError, TeacherRef, TrialSpec
-from sdd_core.training import pruning, steps
+from sdd_core.training import captured, kernels, pruning, steps
+from sdd_core.training.agreement import Found
 from sdd_core.training.steps import StepPlan
 
 CPU = torch.device("cpu")
@@ -128,8 +129,7 @@ def stand_in(monkeypatch):
 
         return replay
 
-    real = steps.Captured
-    monkeypatch.setattr(steps, "Captured", lambda step, size: real(step, size, capture))
+    monkeypatch.setattr(captured, "cuda_graph", capture)
     return counts
 
 
@@ -178,12 +178,15 @@ def test_a_captured_rate_is_changed_in_place(tiny):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_fused_update_is_the_optimizers_own_step(optimizer, momentum):
+def test_the_fused_update_is_the_optimizers_own_step(optimizer, momentum):
     spec = TrialSpec(optimizer=optimizer, momentum=momentum, learning_rate=0.01, weight_decay=0.1)
     torch.manual_seed(0)
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
     theirs.load_state_dict(ours.state_dict())
-    update, reference = steps.fused_update(training.make_optimizer(spec, ours)), training.make_optimizer(spec, theirs)
+    found = Found()
+    update = kernels.make_update(training.make_optimizer(spec, ours), found)
+    reference = training.make_optimizer(spec, theirs)
+    assert found.ways == {"fused": None}
     for turn in range(4):
         for model in (ours, theirs):
             model(torch.full((2, 5), 0.5 + turn)).square().sum().backward()

@@ -1,1 +1,1 @@
-"""What `python -m sdd_core [trajectory|verify]`, `-m sdd_core.cost` and `-m sdd_core.download` run."""
+"""What `python -m sdd_core [trajectory|verify|doctor|cost|download]` runs; the last three are modules, too."""

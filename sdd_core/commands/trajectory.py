@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import torch  # after the flags are read: it takes seconds, and --help does not need it
 
     from sdd_core import machine, trajectory
+    from sdd_core.training.memory import OutOfMemory
 
     reader.faults += machine.device_faults(options.device)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -93,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; every finished level is kept, the same command goes on from there")
         return 130
+    except OutOfMemory as error:
+        print(f"python -m sdd_core: {error}\nevery finished level is kept", file=sys.stderr)
+        return 1
     if records[-1].warning is not None:
         print(records[-1].warning)
     made_in = environments([records])

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from sdd_core.data import augmentation, splits
 from sdd_core.registry import DATASETS
 from sdd_core.spec import TrialSpec, stream
-from sdd_core.training import losses, pruning, steps
+from sdd_core.training import losses, memory, pruning, steps
+from sdd_core.training.agreement import Found
 
 # Images at once in a pass over a whole split: more would need more memory than a training step does.
 _PASS_BATCH: Final = 256
@@ -59,6 +60,7 @@ def train(
     after_epoch: Callable[[int], None] | None = None,
     plan: steps.StepPlan | None = None,
     teacher: nn.Module | None = None,
+    found: Found | None = None,
 ) -> int | None:
     """Train `model` in place, keeping every removed weight at exactly 0.
 
@@ -73,20 +75,24 @@ def train(
     The masks are applied after each step: neither momentum nor weight decay can bring back a weight
     that enters every forward pass as 0. Batch order and dropout are drawn from `seed`, the level and
     the epoch, so a level does not depend on what ran before it in this process. `plan` is by default
-    `steps.step_plan`'s for the split's device. Nothing inside an epoch waits for a GPU.
+    `steps.step_plan`'s for the split's device; which of its fast ways were used is noted in `found`. Nothing
+    inside an epoch waits for a GPU, but the comparison of one step with the plain one. Raises
+    `memory.OutOfMemory` when a step does not fit into a GPU.
     """
     if (teacher is not None) != spec.distilled:
         raise ValueError(f"{'no' if teacher is None else 'a'} teacher for a trial with alpha {spec.alpha!r}")
     device = split.images.device
     networks = nn.ModuleList([model] if teacher is None else [model, teacher])
     plan = plan or steps.step_plan(device.type, steps.capability(device), networks, spec)
+    found = found or Found()
     model.train()
     with (
-        steps.layout(networks, plan),
+        memory.told(spec, device),
         steps.arithmetic(plan),
         steps.side_stream(device),
         _own_random_state(device),
         _evaluating(teacher),
+        steps.layout(networks, plan := _with_checked_layout(model, plan, spec, teacher, split, found)),
     ):
         weights = pruning.prunable_weights(model)
         # A multiplication by 0 and 1 costs less per step than a masked fill; a layer with all weights needs neither.
@@ -97,7 +103,7 @@ def train(
         if teacher is not None and spec.augmentation == "none":  # it says the same of an image at every step
             _add_teacher(targets, teacher, split, spec, plan)
             in_step = None
-        step = steps.make_step(model, optimizer, factors, plan, spec, in_step)
+        step = steps.make_step(model, optimizer, factors, plan, spec, in_step, found)
         diverged_after = None
         for trained, (epoch, rate) in enumerate(full_schedule(spec) if schedule is None else schedule, start=1):
             _seed(device, stream("dropout", spec.seed, level, epoch))
@@ -125,6 +131,22 @@ def _is_finite(model: nn.Module) -> bool:
     if bool(sums.isfinite().all()):
         return True
     return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
+def _with_checked_layout(
+    model: nn.Module,
+    plan: steps.StepPlan,
+    spec: TrialSpec,
+    teacher: nn.Module | None,
+    split: splits.Split,
+    found: Found,
+) -> steps.StepPlan:
+    """The plan, with its layout checked on the split's first batch."""
+    if not plan.channels_last:
+        return plan
+    first = slice(0, spec.batch_size)
+    targets = losses.label_targets(split.labels[first], DATASETS[spec.dataset].classes, spec.alpha)
+    return steps.checked_layout(model, plan, spec, teacher, (split.inputs(first), targets), found)
 
 
 @torch.no_grad()

@@ -1,29 +1,38 @@
 """How one training step runs on a device: precision, layout, fused update, CUDA-graph capture.
 
 `step_plan` decides, from the device, the networks and the spec alone. The precision is the spec's; what
-the device decides (layout, capture, cuDNN's choice of algorithms) does not change what is computed.
+the device decides (layout, capture, cuDNN's choice of algorithms) does not change what is computed: layout and
+capture are used only after they have shown that on the training at hand (`agreement`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from sdd_core.spec import SpecError, TrialSpec
-from sdd_core.training import losses
-
-Step = Callable[[Tensor, Tensor], None]
-"""One training step on (inputs, targets) of a batch; the targets are those of `losses.gradient`."""
+from sdd_core.training import kernels, losses
+from sdd_core.training.agreement import (
+    EXACT,
+    OTHER_KERNELS,
+    ROUNDED,
+    Found,
+    Run,
+    State,
+    Tensors,
+    gradients_of,
+    judged,
+    of_model,
+)
+from sdd_core.training.captured import Captured, Step
 
 _TENSOR_CORES: Final = (7, 0)
 _TF32: Final = (8, 0)
-# Steps that run as they are before one is captured: cuDNN and cuBLAS set themselves up in them.
-_WARM_UP: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +53,11 @@ class StepPlan:
 
     cudnn_benchmark: bool = False
     """Whether cuDNN times its algorithms and takes the fastest."""
+
+    @property
+    def tolerance(self) -> float:
+        """How far a captured step may be from the plain one, as a part of what a step changes."""
+        return ROUNDED if self.tf32 or self.autocast is not None else EXACT
 
 
 def faults(spec: TrialSpec, device_type: str, capability: tuple[int, int] | None = None) -> list[str]:
@@ -138,13 +152,6 @@ def forward(model: nn.Module, inputs: Tensor, plan: StepPlan) -> Tensor:
         return model(inputs).float()  # type: ignore[no-any-return]
 
 
-def _backward(logits: Tensor, gradient: Tensor) -> None:
-    """`logits.backward(gradient)` without its checks of what it is given, which take longer than the loss."""
-    torch.autograd.Variable._execution_engine.run_backward(
-        (logits,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True
-    )
-
-
 def make_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -152,33 +159,84 @@ def make_step(
     plan: StepPlan,
     spec: TrialSpec,
     teacher: nn.Module | None = None,
+    found: Found | None = None,
 ) -> Step:
     """The training step of a model: gradient of Eq. 1, update, and each (weight, factor) multiplied in.
 
     A `teacher` is asked at every step, for a batch's own inputs, and its part added to the targets that
     the step is given; without one, they are taken as they are. The learning rate is read from the
-    optimiser at every step; change it with `set_rate`.
+    optimiser at every step; change it with `set_rate`. Which fast ways were used is noted in `found`.
     """
-    alpha, temperature = spec.alpha, spec.temperature
-    update = fused_update(optimizer)
+    found = found or Found()
+    device = next(model.parameters()).device
+    add_gradients = _gradients(model, plan, spec, teacher, found)
+    update = kernels.make_update(optimizer, found)
     held = [(weight.detach(), factor) for weight, factor in factors]
 
     def step(inputs: Tensor, targets: Tensor) -> None:
-        if teacher is not None:
-            with torch.no_grad():
-                targets = targets + losses.teacher_targets(forward(teacher, inputs, plan), alpha, temperature)
-        logits = forward(model, inputs, plan)
-        _backward(logits, losses.gradient(logits, targets, alpha, temperature))
+        add_gradients(inputs, targets)
         update()
         for weight, factor in held:
             weight.mul_(factor)
 
     if not plan.captured:
         return step
-    device = next(model.parameters()).device
     for group in optimizer.param_groups:  # a captured step reads the rate from the device's memory
         group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
-    return Captured(step, spec.batch_size)
+    state = State(model.parameters(), lambda: {**of_model(model), **update.tensors()}, device)
+    return Captured(step, spec.batch_size, state, plan.tolerance, found)
+
+
+def _gradients(model: nn.Module, plan: StepPlan, spec: TrialSpec, teacher: nn.Module | None, found: Found) -> Step:
+    """The part of a step that adds the gradients of Eq. 1 to the parameters' `grad`."""
+    alpha, temperature = spec.alpha, spec.temperature
+    backward = kernels.make_backward(next(model.parameters()).device, found)
+
+    def add(inputs: Tensor, targets: Tensor) -> None:
+        if teacher is not None:
+            with torch.no_grad():
+                targets = targets + losses.teacher_targets(forward(teacher, inputs, plan), alpha, temperature)
+        logits = forward(model, inputs, plan)
+        backward(logits, losses.gradient(logits, targets, alpha, temperature))
+
+    return add
+
+
+def checked_layout(
+    model: nn.Module,
+    plan: StepPlan,
+    spec: TrialSpec,
+    teacher: nn.Module | None,
+    batch: tuple[Tensor, Tensor],
+    found: Found,
+) -> StepPlan:
+    """The plan, without channels-last where the gradients of a batch are others in it; that is noted in `found`.
+
+    `batch` is (inputs, the labels' part of the targets). The model is left as it was, the random state too.
+    Dropout of whole images (n, C, H, W) on a GPU draws in the order of the layout, so a network that has it is
+    trained without channels-last.
+    """
+    if not plan.channels_last:
+        return plan
+    contiguous = replace(plan, channels_last=False)
+    networks = nn.ModuleList([model] if teacher is None else [model, teacher])
+
+    def once(plan: StepPlan) -> Run:
+        def run() -> None:
+            with layout(networks, plan):
+                _gradients(model, plan, spec, teacher, found)(*batch)
+
+        return run
+
+    def tensors() -> Tensors:
+        buffers = {kind: held for kind, held in of_model(model).items() if kind != "parameters"}
+        return {**gradients_of(model.parameters()), **buffers}
+
+    state = State(model.parameters(), tensors, batch[0].device)
+    before = state.save()
+    reason = judged(lambda: once(plan), once(contiguous), state, OTHER_KERNELS)
+    state.restore(before)
+    return plan if found.use("channels_last", reason) else contiguous
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -188,105 +246,3 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
-
-
-def fused_update(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """`step` and `zero_grad` of a fresh SGD or AdamW with one group, through the kernels that they end in.
-
-    `Optimizer.step` and torch's functional forms spend 80 and 10 microseconds a call on bookkeeping, on
-    steps that take 700 for a small model.
-    """
-    (group,) = optimizer.param_groups
-    parameters: list[Tensor] = group["params"]
-    values = [parameter.detach() for parameter in parameters]
-    if isinstance(optimizer, torch.optim.SGD):
-        assert not any(group[name] for name in ("dampening", "nesterov", "maximize"))
-        buffers = [torch.zeros_like(v) for v in values] if group["momentum"] != 0 else []
-
-        def apply(grads: list[Tensor]) -> None:
-            torch._fused_sgd_(
-                values,
-                grads,
-                buffers,
-                weight_decay=group["weight_decay"],
-                momentum=group["momentum"],
-                lr=group["lr"],
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-                is_first_step=False,
-            )
-
-    else:
-        assert isinstance(optimizer, torch.optim.AdamW)
-        assert not any(group[name] for name in ("amsgrad", "maximize"))
-        averages, squares = [torch.zeros_like(v) for v in values], [torch.zeros_like(v) for v in values]
-        counts = [torch.zeros((), dtype=torch.float32, device=v.device) for v in values]
-        beta1, beta2 = group["betas"]
-
-        def apply(grads: list[Tensor]) -> None:
-            torch._foreach_add_(counts, 1)
-            torch._fused_adamw_(
-                values,
-                grads,
-                averages,
-                squares,
-                [],
-                counts,
-                amsgrad=False,
-                beta1=beta1,
-                beta2=beta2,
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
-
-    def update() -> None:
-        apply([parameter.grad for parameter in parameters])  # type: ignore[misc]
-        for parameter in parameters:
-            parameter.grad = None
-
-    for parameter in parameters:
-        parameter.grad = None
-    return update
-
-
-def _cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
-    """Capture `step`, which is not run, as a CUDA graph; returns what runs it."""
-    graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.current_stream()
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        step()
-    return graph.replay
-
-
-class Captured:
-    """A step that is captured for full batches and replayed; others, as the last of an epoch, run as they are.
-
-    The first full batches run as they are too, as training: nothing is undone. Dropout in a replay
-    draws from the device's generator as it is then seeded.
-    """
-
-    def __init__(
-        self,
-        step: Step,
-        batch_size: int,
-        capture: Callable[[Callable[[], None]], Callable[[], None]] = _cuda_graph,
-    ) -> None:
-        self._step, self._batch_size, self._capture = step, batch_size, capture
-        self._warm = 0
-        self._replay: Callable[[], None] | None = None
-        self._inputs = self._targets = torch.empty(0)
-
-    def __call__(self, inputs: Tensor, targets: Tensor) -> None:
-        if len(targets) != self._batch_size or self._warm < _WARM_UP:
-            self._warm += len(targets) == self._batch_size
-            self._step(inputs, targets)
-            return
-        if self._replay is None:
-            self._inputs, self._targets = torch.empty_like(inputs), torch.empty_like(targets)
-            self._replay = self._capture(lambda: self._step(self._inputs, self._targets))
-        self._inputs.copy_(inputs)
-        self._targets.copy_(targets)
-        self._replay()

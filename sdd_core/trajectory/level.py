@@ -18,6 +18,7 @@ from sdd_core.record import LevelRecord
 from sdd_core.spec import TrialSpec, level_key, stream
 from sdd_core.store import Arrays
 from sdd_core.training import pruning, retraining
+from sdd_core.training.agreement import Found
 from sdd_core.trajectory.state import State, model_arrays, model_tensors, new_model
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def make_level(
         parent={"key": parent.key, "weights": str(parent.weights)} if parent else None,
         teacher=taught_by,
         weights=None,
-        measured=measured if state.warning is None else measured | {"warning": state.warning},
+        measured=measured | state.notes,
         diverged_after=state.diverged_after,
         **results,
     )
@@ -91,8 +92,11 @@ def train_level(
     if start is not None:
         model.load_state_dict(start)
     pruning.apply_masks(weights, masks)
-    diverged_after = training.train(model, masks, data.train, spec, level, schedule, teacher=_network(teacher))
-    return State(level, model, masks, diverged_after=diverged_after)
+    found = Found()
+    diverged_after = training.train(
+        model, masks, data.train, spec, level, schedule, teacher=_network(teacher), found=found
+    )
+    return State(level, model, masks, diverged_after=diverged_after, notes=_notes(found))
 
 
 def early_weights(spec: TrialSpec, teacher: Level | None, data: Data) -> Arrays:
@@ -107,38 +111,47 @@ def _train_dense(spec: TrialSpec, teacher: Level | None, data: Data, schedule: t
     model = new_model(spec, data)
     masks = pruning.dense_masks(model)
     early: Arrays = {}
-    warnings: list[str] = []
+    warned: dict[str, str] = {}
 
     def after_epoch(epoch: int) -> None:
         if epoch == 0:
-            warnings.extend(_rises(spec, model, data))
+            warned.update(_rises(spec, model, data))
         if epoch + 1 == spec.rewind_epoch:
             early.update(model_arrays(model))
 
-    diverged_after = training.train(model, masks, data.train, spec, 0, schedule, after_epoch, teacher=_network(teacher))
-    return State(0, model, masks, early or None, diverged_after, warnings[0] if warnings else None)
+    found = Found()
+    diverged_after = training.train(
+        model, masks, data.train, spec, 0, schedule, after_epoch, teacher=_network(teacher), found=found
+    )
+    return State(0, model, masks, early or None, diverged_after, _notes(found) | warned)
 
 
-def _rises(spec: TrialSpec, model: nn.Module, data: Data) -> list[str]:
-    """A warning when a model after its first epoch is worse than one that has not looked at the images; else nothing.
+def _notes(found: Found) -> dict[str, Any]:
+    """What a record says of how the steps ran, if there is anything to say."""
+    step = found.as_record()
+    return {} if step is None else {"step": step}
+
+
+def _rises(spec: TrialSpec, model: nn.Module, data: Data) -> dict[str, str]:
+    """A `warning` when a model after its first epoch is worse than one that has not looked at the images; else nothing.
 
     It is said in the process that trains, at once: the whole trajectory may take days. A student that follows its
     teacher may be sure of labels that are noisy, so of a distilled one the loss says nothing.
     """
     if spec.distilled:
-        return []
+        return {}
     some = data.train.first(_LOOKED_AT)
     loss = training.evaluate(model, some, {"train": some.labels})["train"].loss
     model.train()
     uniform = math.log(data.classes)
     if loss <= _RISEN * uniform:
-        return []
+        return {}
     found = (
         f"after its first epoch the training loss is {loss:.3g}, above the {uniform:.3g} of a uniform guess: "
         f"learning_rate {spec.learning_rate:g} may be too large"
     )
     logger.warning("%s: %s", words.trial_name(spec), found)
-    return [found]
+    return {"warning": found}
 
 
 def _network(level: Level | None) -> nn.Module | None:

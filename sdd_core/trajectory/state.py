@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +27,8 @@ class State:
     """The model's tensors after `rewind_epoch` epochs of level 0, where level 0 was trained past that epoch here."""
     diverged_after: int | None = None
     """Epochs after which the training of this level diverged, where it was trained here."""
-    warning: str | None = None
-    """What looked wrong while this level was trained here."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the record says under `measured` of the training: how its steps ran, and what looked wrong."""
 
 
 def new_model(spec: TrialSpec, data: Data) -> nn.Module:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from sdd_core.ledger import Spent
 from sweeps.sweep import Task
+
+_PLAIN: Final = "sdd_core.training.memory.OutOfMemory: "  # an error whose message is written for the user
 
 
 class Listener(Protocol):
@@ -57,6 +59,13 @@ class Budget:
             if kwh * self.intensity >= self.gco2:
                 return f"the budget of {self.gco2:g} gCO2e is used up"
         return None
+
+
+def reason_of(text: str) -> str:
+    """Why a trial failed, from what its worker wrote of the error: the last lines, or less where less says it all."""
+    lines = text.strip().splitlines() or ["no message"]
+    plain = [line.partition(_PLAIN)[2] for line in lines if _PLAIN in line]
+    return plain[-1] if plain else "\n".join(lines[-6:])
 
 
 @dataclass

@@ -47,7 +47,7 @@ from sdd_core.ledger import costs
 from sdd_core.record import LevelRecord
 from sdd_core.spec import from_json, last_level, to_json
 from sdd_core.store import Store
-from sweeps.run.outcome import Budget, Listener, Outcome
+from sweeps.run.outcome import Budget, Listener, Outcome, reason_of
 from sweeps.run.queue import Queue
 from sweeps.sweep import Plan, Task
 
@@ -284,8 +284,8 @@ class _Follow(_NotSaved, TrialProgressCallback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         # Not `get_error`, which looks where Tune copies the file to, some time later.
         file = Path(trial.error_file) if trial.error_file else None
-        lines = file.read_text().strip().splitlines() if file is not None and file.exists() else ["no message"]
-        self.searcher.queue.failed(self.searcher.tasks.pop(trial.trial_id), "\n".join(lines[-6:]))
+        text = file.read_text() if file is not None and file.exists() else ""
+        self.searcher.queue.failed(self.searcher.tasks.pop(trial.trial_id), reason_of(text))
 
     def on_trial_result(self, *_: Any, **__: Any) -> None:
         """Nothing: the stopper tells the queue."""
