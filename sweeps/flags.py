@@ -6,11 +6,12 @@ that has collected.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typing_extensions import Doc
 
@@ -42,6 +43,11 @@ class Where:
     ] = None
     picture: Annotated[
         str | None, Flag(metavar="FILE", default="results/SWEEP.png"), Doc("where the picture of all curves goes")
+    ] = None
+    check_answer: Annotated[
+        str | None,
+        Flag(metavar="FILE"),
+        Doc("decide again from the store's records, run and write nothing, and compare with the answer in this file"),
     ] = None
 
 
@@ -95,6 +101,8 @@ class Common:
     json: Path | None
     """`-` is standard output, with a plan alone."""
     picture: Path
+    check: Mapping[str, Any] | None
+    """An answer to compare with what the store's records say."""
     cost: CostOptions
     keep: str
     threads: int
@@ -137,7 +145,12 @@ def read_common(reader: Reader, sweep: str) -> Common:
     gpus = gpus if gpus is not None else cluster.gpus_per_trial if cluster else None
     environment = reader.collect(_environment, gpus, here.threads) if here.environment == "same" else None
     store = reader.collect(
-        _open_store, url, here.also_read, planned=cost.plan, shared=work.cluster is not None, environment=environment
+        _open_store,
+        url,
+        here.also_read,
+        planned=cost.plan or where.check_answer is not None,
+        shared=work.cluster is not None,
+        environment=environment,
     )
     return Common(
         sweep=sweep,
@@ -146,6 +159,7 @@ def read_common(reader: Reader, sweep: str) -> Common:
         reading=reader.read(Reading),
         json=reader.collect(_json_place, where.json, cost.plan) if where.json is not None else None,
         picture=Path(where.picture or Path("results") / f"{sweep}.png").absolute(),
+        check=reader.collect(_answer, where.check_answer) if where.check_answer is not None else None,
         cost=cost,
         keep=here.keep,
         threads=here.threads,
@@ -168,6 +182,17 @@ def _json_place(given: str, planned: bool) -> Path:
     if not path.parent.is_dir():
         raise SpecError([f"json {given!r}: there is no folder {path.parent}"])
     return path
+
+
+def _answer(given: str) -> dict[str, Any]:
+    """The answer in a file."""
+    try:
+        form = json.loads(Path(given).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError([f"check_answer {given!r}: holds no answer that can be read ({error})"]) from None
+    if not isinstance(form, dict):
+        raise SpecError([f"check_answer {given!r}: holds no answer of a sweep"])
+    return form
 
 
 def _read_cost(reader: Reader) -> CostOptions:

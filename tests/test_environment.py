@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 
 from sdd_core import machine, trajectory
+from sdd_core.commands.trajectory import main
 from sdd_core.record import environment_class, environments
 from sdd_core.store import Store, determined
+from sweeps import lambda_opt
 from tests.builders import level_record
 
 OTHER = "cuda, torch 2.11"
@@ -89,3 +91,23 @@ def test_without_another_class_a_store_of_one_class_is_any_store(tiny, store):
     spec = tiny()
     curve = trajectory.run(spec, Store(store.url, environment=machine.environment("cpu", 1)))
     assert Store(store.url).curve(spec) == curve
+
+
+def test_a_trajectory_of_another_class_is_kept_apart_by_the_command_too(tiny, store, capsys):
+    spec = tiny()
+    begin_elsewhere(store, spec, 3)
+    flags = ["--store", store.url, "--epochs", "1", "--target-sparsity", "0.5", "--device", "cpu", "--no-energy"]
+    flags += ["--model-options", "hidden1=32", "hidden2=16"]
+    assert main(flags) == 0
+    assert "this curve mixes 3 levels of (cpu" in capsys.readouterr().out
+    assert main([*flags, "--environment", "same"]) == 0
+    said = capsys.readouterr().out
+    assert "mixes" not in said
+    assert said.count("from store") == 3
+
+
+def test_a_sweep_needs_to_know_its_devices_to_keep_them_apart(capsys):
+    with pytest.raises(SystemExit) as left:
+        lambda_opt.main(["--environment", "same"])
+    assert left.value.code == 2
+    assert "environment 'same': only with --gpus-per-trial" in capsys.readouterr().err

@@ -184,6 +184,13 @@ def median_dip(curves: Sequence[Curve], reading: Reading, which: str = "dip") ->
     return float(statistics.median(getattr(reading.summary(curve), which) for curve in curves))
 
 
+def dip_text(curves: Sequence[Curve], reading: Reading, which: str = "dip", bound: str = "") -> str:
+    """An arm's median dip in points, as a key writes it; of an arm most of whose seeds diverged there is none."""
+    if sum(curve[-1].diverged for curve in curves) > len(curves) / 2:
+        return "diverged"
+    return f"{bound}{100 * median_dip(curves, reading, which):.1f}"
+
+
 def by_test(curves: Sequence[Curve]) -> bool:
     """Whether the test split decides for all of these curves, as in the paper's own protocol."""
     return all(curve[0].val_accuracy is None for curve in curves)
@@ -202,10 +209,8 @@ def dips_key(axes: Axes, lines: Sequence[Line], reading: Reading) -> Legend:
     alone = by_test([curve for line in lines for curve in line.curves])
     handles = []
     for line in lines:
-        text = f"{line.name}: {100 * median_dip(line.curves, reading):.1f}"
-        handles.append(
-            line.handle(text if alone else f"{text} ({100 * median_dip(line.curves, reading, 'test_dip'):.1f})")
-        )
+        text = f"{line.name}: {dip_text(line.curves, reading)}"
+        handles.append(line.handle(text if alone else f"{text} ({dip_text(line.curves, reading, 'test_dip')})"))
     return panel_key(axes, handles, "dip on test, points" if alone else "dip on validation (test), points")
 
 

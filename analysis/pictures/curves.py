@@ -29,6 +29,7 @@ from analysis.pictures.axes import (
     by_test,
     curve_axes,
     deciding_split,
+    dip_text,
     draw_dot,
     draw_mean,
     figure_key,
@@ -152,7 +153,8 @@ def _draw_every(axes: Axes, arms: Sequence[_Arm], tolerance: float, reading: Rea
         _draw_arm(axes, arm, reading)
         if arm.depth > tolerance:
             _draw_depth(axes, arm, reading, shape)
-        name = f"{arm.value:.3g}: {arm.bound}{100 * arm.depth:.1f}" + (f"  ({arm.role})" if arm.role else "")
+        name = f"{arm.value:.3g}: {dip_text(arm.curves, reading, shape, arm.bound)}"
+        name += f"  ({arm.role})" if arm.role else ""
         handles.append(Line2D([], [], color=arm.colour, linewidth=3.6 if arm.role else 1.6, label=name))
     curve_axes(axes, [curve for arm in arms for curve in arm.curves])
     step = math.ceil(len(handles) / MOST_NAMES)
@@ -221,8 +223,7 @@ def _draw_test(axes: Axes, arms: Sequence[_Arm], reading: Reading, shape: Shape)
     lines, fired = [], False
     for arm in arms:
         optimum = arm.role == "λ_opt"
-        depth = 100 * median_dip(arm.curves, reading, f"test_{shape}")
-        name = f"{arm.role} = {arm.value:.3g}: {arm.bound}{depth:.1f}"
+        name = f"{arm.role} = {arm.value:.3g}: {dip_text(arm.curves, reading, f'test_{shape}', arm.bound)}"
         line = Line(name, arm.curves, OPTIMUM_COLOUR if optimum else BASE_COLOUR, "-" if optimum else "--")
         lines.append(line)
         draw_mean(axes, line)

@@ -28,13 +28,14 @@ from sdd_core.words import environments_text, origin_lines
 from sweeps.flags import Common, gains_from_gpu
 from sweeps.forecast import balance, report
 from sweeps.forecast.paces import Paces
-from sweeps.run import ending
+from sweeps.run import answers, ending
 from sweeps.run.outcome import Budget, Listener, Outcome
 from sweeps.run.progress import Progress
 from sweeps.sweep import Outlook, Plan, Report, Step, StudyView, Sweep, Task, together
 from sweeps.tracking.mirror import TrialFinal
 from sweeps.tracking.tracker import Tracker
 
+_SHOWN: Final = 20
 PLAN_NOTES: Final = (
     "fewest to most levels that any ending of the sweep needs; slowest to fastest turn of the timing",
     "timed for one trial alone on its threads: trials side by side on one machine can be slower",
@@ -47,6 +48,8 @@ def main(read: Callable[[], tuple[Common, Sweep]]) -> int:
     try:
         common, sweep = read()
         running = Running(common, sweep, console)
+        if common.check is not None:
+            return running.check(common.check)
         return running.plan() if common.cost.plan else running.run()
     except KeyboardInterrupt:
         say(console, "\ninterrupted: every finished level is kept; run the same command again to go on from there")
@@ -77,7 +80,7 @@ class Running:
         self.store, self.outcome = common.store, Outcome()
         self.predicted: Prediction | None = None  # made right before something runs
         self.plans: Sequence[Plan] = sweep.plans
-        if sweep.studies and not common.cost.plan:
+        if sweep.studies and not common.cost.plan and common.check is None:
             self.plans = [_Shown(plan, study) for plan, study in zip(sweep.plans, sweep.studies, strict=True)]
         self.tracker = Tracker(
             common.mlflow,
@@ -119,11 +122,26 @@ class Running:
             if str(common.json) == "-":
                 print(json.dumps(form, indent=2, ensure_ascii=False))
                 return 0
-            _write_json(common.json, form)
+            answers.write(common.json, form)
         self._say_heading()
         self.say("PLAN: nothing is run and nothing is written" + (" but the JSON file" if common.json else ""))
         report.show(self.console, found, common.reading.intensity, notes)
         return 0
+
+    def check(self, answer: Mapping[str, Any]) -> int:
+        """Decide again from the store's records alone and compare with an answer; 1 where they differ."""
+        self._say_heading()
+        steps = self.steps()
+        waiting = {task.spec.trial_id for step in steps for task in step.tasks}
+        if waiting:
+            self.say(f"CHECK: the store cannot give this answer: {len(waiting)} trials are unfinished or not there")
+            return 1
+        found = answers.differences(answer, self.sweep.report(self.store, steps).as_json())
+        for difference in found[:_SHOWN]:
+            self.say(f"  {difference}")
+        verdict = f"differs from the store's records in {len(found)} places" if found else "is what the records say"
+        self.say(f"CHECK: the answer {verdict}")
+        return int(bool(found))
 
     def _say_heading(self) -> None:
         self.say(f"{self.sweep.heading}; sweep {self.common.sweep}, store {self.store.url}")
@@ -269,7 +287,7 @@ class Running:
         if self.common.json is not None:
             origins = self.store.origins(_keys_of(found))
             provenance = {"environments": made_in, "levels_from": origins}
-            _write_json(self.common.json, found.as_json() | {name: held for name, held in provenance.items() if held})
+            answers.write(self.common.json, found.as_json() | {name: held for name, held in provenance.items() if held})
         self.console.print()
         found.show(self.console)
         if len(made_in) > 1:
@@ -315,13 +333,6 @@ class _Recorder:
 def _keys_of(found: Report) -> set[str]:
     """The keys of the levels that a report speaks of."""
     return {record.key for result in found.results for record in result.curve}
-
-
-def _write_json(path: Path, form: Mapping[str, Any]) -> None:
-    """Write an answer to a file, whole or not at all."""
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(form, indent=2, ensure_ascii=False) + "\n")
-    aside.replace(path)
 
 
 def _mlflow_command(uri: str) -> str:
