@@ -22,7 +22,7 @@ from sdd_core.curve import Point, Summary
 from sdd_core.energy import grams
 from sdd_core.ledger import Costs, total
 from sdd_core.reading import Reading, Trial
-from sdd_core.record import PFLOPS
+from sdd_core.record import PFLOPS, environments
 from sdd_core.spec import TrialSpec, setting, setting_id
 from sdd_core.words import setting_labels
 
@@ -95,15 +95,15 @@ class SettingTradeoff:
     """Why an answer is missing."""
     trials: int
     lambdas: int
+    environments: dict[str, int]
+    """Levels by the environment class that made them; the accuracies of several are comparable up to rounding."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One trial, read: whether its curve has run to its end, and its figures if it has a level."""
+    """One trial, read, with its figures if it has a level."""
 
-    spec: TrialSpec
-    complete: bool
-    diverged: bool
+    trial: Trial
     summary: Summary | None
     only_teaches: bool
     """Whether it was run as far as its students need it and no further: nobody waits for its other levels."""
@@ -113,8 +113,8 @@ class _Run:
         if self.summary is None:
             return None
         if mode == "run_to_end":
-            return self.summary.best if self.complete else None
-        ended = self.complete or self.summary.early_stop_triggered
+            return self.summary.best if self.trial.complete else None
+        ended = self.trial.complete or self.summary.early_stop_triggered
         return self.summary.early_stop if ended else None
 
 
@@ -126,7 +126,7 @@ def tradeoffs(trials: Sequence[Trial], reading: Reading) -> list[SettingTradeoff
         spec = trial.spec
         summary = reading.summary(trial.curve) if trial.curve else None
         only_teaches = not trial.complete and len(trial.curve) <= needed.get(spec.trial_id, -1)
-        runs.setdefault(setting_id(spec), []).append(_Run(spec, trial.complete, trial.diverged, summary, only_teaches))
+        runs.setdefault(setting_id(spec), []).append(_Run(trial, summary, only_teaches))
     names = setting_labels([trial.spec for trial in trials])
     answers = [_setting_tradeoff(key, names[key], group, reading) for key, group in runs.items()]
     return sorted(answers, key=lambda answer: (answer.label, answer.setting_id))
@@ -145,9 +145,9 @@ def _levels_needed(specs: Sequence[TrialSpec]) -> dict[str, int]:
 def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], reading: Reading) -> SettingTradeoff:
     by_lambda: dict[float, list[_Run]] = {}
     for run in runs:
-        by_lambda.setdefault(float(run.spec.weight_decay), []).append(run)
+        by_lambda.setdefault(float(run.trial.spec.weight_decay), []).append(run)
     choices = {mode: _choose(by_lambda, mode, reading.intensity) for mode in MODES}
-    spec = runs[0].spec
+    spec = runs[0].trial.spec
     return SettingTradeoff(
         setting_id=key,
         setting=setting(spec),
@@ -159,6 +159,7 @@ def _setting_tradeoff(key: str, label: str, runs: Sequence[_Run], reading: Readi
         reason=_reason(choices, runs, len(by_lambda)),
         trials=len(runs),
         lambdas=len(by_lambda),
+        environments=environments(run.trial.curve for run in runs),
     )
 
 
@@ -172,7 +173,7 @@ def _choose(by_lambda: dict[float, list[_Run]], mode: str, intensity: float) -> 
     for weight_decay, known in by_lambda.items():
         runs = [run for run in known if not run.only_teaches]
         points = [point for run in runs if (point := run.point(mode)) is not None]
-        usable = sum(run.diverged for run in runs) <= len(runs) / 2
+        usable = sum(run.trial.diverged for run in runs) <= len(runs) / 2
         if points and len(points) == len(runs) and usable:
             candidates.append(_over_seeds(weight_decay, runs, points, mode, intensity))
     if not candidates:
@@ -200,9 +201,9 @@ def _over_seeds(
         total=spent,
         carbon_intensity=intensity,
         stopped=sum(stops) if mode == "early_stopping" else 0,
-        target_sparsity=min(run.spec.target_sparsity for run in runs),
+        target_sparsity=min(run.trial.spec.target_sparsity for run in runs),
         lambdas=1,
-        trial_ids=tuple(sorted(run.spec.trial_id for run in runs)),
+        trial_ids=tuple(sorted(run.trial.spec.trial_id for run in runs)),
     )
 
 
@@ -212,7 +213,7 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 def _reason(choices: dict[str, Choice | None], runs: Sequence[_Run], lambdas: int) -> str | None:
     """Why an answer is missing, as one sentence, or None."""
-    complete = sum(run.complete for run in runs)
+    complete = sum(run.trial.complete for run in runs)
     needs = {
         "run_to_end": "the curves of all its seeds complete",
         "early_stopping": "the rule fired, or the curve complete, on all its seeds",

@@ -34,6 +34,7 @@ from sdd_core.flags import AlsoRead, Parser
 from sdd_core.ledger import Costs
 from sdd_core.reading import Reading, Trial, read_trials
 from sdd_core.store import Store
+from sdd_core.words import environments_text
 
 SCHEMA: Final = 1
 WIDTH: Final = 100
@@ -97,6 +98,8 @@ def write_table(answers: Sequence[SettingTradeoff], out: TextIO, *, rule: str, s
         console.print(table)
         if by_test:
             console.print("Paper's protocol: test data decided λ and level, so its accuracy here is optimistic.")
+        if len(answer.environments) > 1:
+            console.print(f"MIXED ENVIRONMENTS: {environments_text(answer.environments)}.", soft_wrap=True)
         if answer.reason is not None:
             console.print(f"Missing: {answer.reason}")
         for mode, name in MODES.items():
