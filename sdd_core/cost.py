@@ -42,7 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from sdd_core import models
-from sdd_core.record import Curve
+from sdd_core.record import Curve, LevelCost
 from sdd_core.registry import DATASETS
 from sdd_core.spec import TrialSpec, last_level
 from sdd_core.training import pruning
@@ -187,23 +187,6 @@ class Sizes:
     train: int
     val: int
     test: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class LevelCost:
-    """What one level costs, in 10^15 operations. A vanilla level's teacher costs 0."""
-
-    pflop: float
-    """The training, by the paper's convention."""
-    pflop_teacher: float
-    """The teacher's forward passes, by the paper's convention: multiply-adds as one each."""
-    pflop_real: float
-    """The training as it is, with the pass over the training images that the criterion `gradient` needs."""
-    pflop_real_teacher: float
-    pflop_real_evaluation: float
-    """One forward pass over each split after the training."""
-    sparse_multiply_adds: int
-    """Operations of one image's forward pass, by the paper's convention, with the surviving weights alone."""
 
 
 def level_cost(

@@ -10,7 +10,24 @@ from typing import Any, Final
 
 
 @dataclass(frozen=True, kw_only=True)
-class LevelRecord:
+class LevelCost:
+    """What one level costs, in 10^15 operations. A vanilla level's teacher costs 0."""
+
+    pflop: float
+    """The training, by the paper's convention."""
+    pflop_teacher: float
+    """The teacher's forward passes, by the paper's convention: multiply-adds as one each."""
+    pflop_real: float
+    """The training as it is, with the pass over the training images that the criterion `gradient` needs."""
+    pflop_real_teacher: float
+    pflop_real_evaluation: float
+    """One forward pass over each split after the training."""
+    sparse_multiply_adds: int
+    """Operations of one image's forward pass, by the paper's convention, with the surviving weights alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelRecord(LevelCost):
     """One finished level. Accuracies and losses are means over a split; None when there is no split."""
 
     key: str
@@ -40,18 +57,6 @@ class LevelRecord:
     test_size: int
     chance: float
     """Largest class's share of the split that decides."""
-    pflop: float
-    """Cost of this level's training by the paper's convention, in 10^15 operations (see `cost.LevelCost`)."""
-    pflop_teacher: float
-    """The teacher's forward passes, by the paper's convention; 0 for a vanilla level."""
-    pflop_real: float
-    """The training in real operations: 2 a multiply-add, forward and backward as they are."""
-    pflop_real_teacher: float
-    """The teacher's forward passes in real operations."""
-    pflop_real_evaluation: float
-    """The evaluation of the finished level in real operations."""
-    sparse_multiply_adds: int
-    """Operations of one image's forward pass, by the paper's convention, with the surviving weights alone."""
     parent: dict[str, str] | None
     """Key and weights' checksum of the level before, None at level 0."""
     teacher: str | None
