@@ -400,6 +400,15 @@ def test_summarise_a_curve_that_ran_out_and_on_noisy_labels(curve_of):
     assert (found.early_stop.level, found.early_stop.levels, found.early_stop_triggered) == (1, 2, False)
 
 
+@pytest.mark.parametrize(("labels", "dip", "rebound"), [("clean", 0.25, 0.5), ("noisy", 0.125, 0.375)])
+def test_the_dip_of_a_curve_is_that_of_the_labels_that_decide(curve_of, labels, dip, rebound):
+    found = Reading(labels=labels).summary(
+        curve_of([0.5, 0.25, 0.75], noisy=[0.5, 0.375, 0.75], test=[0.5, 0.125, 0.75])
+    )
+    assert (found.dip, found.rebound) == (dip, rebound)
+    assert (found.test_dip, found.test_rebound) == (0.375, 0.625)
+
+
 def test_an_empty_curve_has_no_summary():
     with pytest.raises(ValueError, match="at least one measured level, but got 0"):
         Reading().summary([])

@@ -498,6 +498,28 @@ def test_distilled_trials_of_all_data_seeds_are_of_one_setting():
     assert len({trial.trial_id for trial in same_teacher}) == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"seed": 5}, False),
+        ({"weight_decay": 0.5}, False),
+        ({"epochs": 7}, False),
+        ({"data_seed": 5}, True),  # it is its student's
+        ({"target_sparsity": 0.5}, True),  # of a teacher whose dense level teaches
+    ],
+)
+def test_the_teacher_is_a_part_of_the_setting(changes, same):
+    """Students of two teachers have two λ_opts."""
+
+    def taught(**of_both):
+        own = {name: value for name, value in of_both.items() if name == "data_seed"}
+        teacher = TrialSpec(label_noise=0.2, data_seed=0).replace(**of_both)
+        student = TrialSpec(label_noise=0.2, data_seed=0).replace(**own)
+        return spec.setting_id(student.replace(alpha=0.5, teacher=TeacherRef(trial=teacher, level="dense")))
+
+    assert (taught(**changes) == taught()) == same
+
+
 # --- JSON -----------------------------------------------------------------------------------
 
 
