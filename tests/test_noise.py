@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdd_core.data.noise import ASYMMETRIC, SUPERCLASSES, flip_labels
+from sdd_core.data.noise import ASYMMETRIC, SUPERCLASSES, _next_within, flip_labels
 from sdd_core.registry import DATASETS, NOISE_KINDS
 
 
@@ -154,6 +154,14 @@ FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 )
 def test_the_class_maps_are_those_of_the_literature(dataset, names, moves):
     assert {names[a]: names[b] for a, b in ASYMMETRIC[dataset].items()} == moves
+
+
+@pytest.mark.parametrize(
+    ("groups", "moves"),
+    [((), {}), ((0, 1, 0, 1, 0), {0: 2, 2: 4, 4: 0, 1: 3, 3: 1}), ((5, 5), {0: 1, 1: 0}), ((2, 1), {0: 0, 1: 1})],
+)
+def test_each_class_moves_to_the_next_of_its_group_and_the_last_to_the_first(groups, moves):
+    assert _next_within(groups) == moves
 
 
 def test_cifar100_moves_to_the_next_class_of_the_superclass():

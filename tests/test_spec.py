@@ -328,6 +328,10 @@ def test_golden_keys_none_of_these_should_change(fields, trial_id, level_0, leve
     assert (trial.trial_id, keys(trial)[0], keys(trial)[2]) == (trial_id, level_0, level_2)
 
 
+def test_a_golden_key_of_an_early_epochs_weights():
+    assert spec.snapshot_key(TEACHER_KEY, 3) == "29f78a5582de820d7656c42565a7bd45550cd909758ab965c0e3351e293d6690"
+
+
 # --- keys: what can influence a level, and nothing else -------------------------------------
 
 HUMAN = {"dataset": "cifar10", "noise_kind": "human", "label_noise": 0}
