@@ -3,7 +3,7 @@
 #   make demo-distill   a student distilled from a dense and a pruned teacher, beside the vanilla one
 #   make demo-ablation  a grid: two label noises, two λ, without and with a dense teacher
 #   make test           lint, types and the test suite
-#   make test-mutants   how many of mutmut's deliberate faults in the pure rooms their tests catch (some 20 minutes)
+#   make test-mutants   how many of mutmut's deliberate faults in the pure rooms their tests catch (about an hour)
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
