@@ -35,11 +35,14 @@ def start_meter():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The small real experiment: five levels of a tiny LeNet on the real digits, a tenth of a second."""
+    """The small real experiment: five levels of a tiny LeNet on the real digits, a tenth of a second.
+
+    With this seed the best level up to 80 % sparsity is not that of the noisy labels or of the test split.
+    """
 
     def make(**changes):
         base = recipes.digits_lenet().replace(
-            epochs=1, model_options=(("hidden1", 32), ("hidden2", 16)), target_sparsity=0.5
+            epochs=1, model_options=(("hidden1", 32), ("hidden2", 16)), target_sparsity=0.5, seed=20, data_seed=0
         )
         return base.replace(**changes)
 

@@ -270,7 +270,9 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSetti
 
 @pytest.fixture(scope="module")
 def attached(two_nodes: ClusterSettings) -> Iterator[ClusterSettings]:
-    connect.connect(two_nodes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDD_DATA", "/given/to/the/driver")  # the nodes were started with another
+        connect.connect(two_nodes)
     yield two_nodes
     ray.shutdown()
 
@@ -330,15 +332,16 @@ def test_each_node_that_cannot_read_the_store_is_named(attached: ClusterSettings
     assert "cannot be written to from here" in fault
 
 
-def test_nodes_run_the_uploaded_code(attached: ClusterSettings) -> None:
-    def where() -> tuple[str, str | None]:
+def test_nodes_run_the_uploaded_code_and_read_the_drivers_data_directory(attached: ClusterSettings) -> None:
+    def where() -> tuple[str, str | None, str]:
         import sdd_core
+        from sdd_core.data.sources import data_dir
 
-        return sdd_core.__file__, os.environ.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
+        return sdd_core.__file__, os.environ.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"), str(data_dir())
 
-    path, setting = ray.get(ray.remote(where).remote())
+    path, setting, data = ray.get(ray.remote(where).remote())
     assert not path.startswith(str(ROOT))
-    assert setting == "1"
+    assert (setting, data) == ("1", "/given/to/the/driver")
 
 
 # --- a whole sweep ----------------------------------------------------------------------------

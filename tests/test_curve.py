@@ -234,6 +234,11 @@ def test_early_stop(values, patience, min_drop, expected):
     assert curve.early_stop(values, patience, min_drop) == expected
 
 
+def test_early_stop_waits_for_three_levels_of_two_points_by_default():
+    assert curve.early_stop([0.9, 0.87, 0.87, 0.87, 0.87]) == EarlyStop(3, 0, True)
+    assert curve.early_stop([0.9, 0.885, 0.885, 0.885, 0.885]) == EarlyStop(4, 0, False)
+
+
 @settings(max_examples=300)
 @given(values=curves, patience=st.integers(1, 5), min_drop=st.sampled_from([0.0, 0.02, 0.125, 0.25]))
 def test_early_stop_is_its_definition(values, patience, min_drop):
@@ -404,6 +409,33 @@ def test_summarise_a_curve_that_ran_out_and_on_noisy_labels(curve_of):
     found = Reading(labels="noisy").summary(curve_of([0.75, 0.5], noisy=[0.25, 0.5]))
     assert (found.best.level, found.best.accuracy) == (1, 0.5)
     assert (found.early_stop.level, found.early_stop.levels, found.early_stop_triggered) == (1, 2, False)
+
+
+@pytest.mark.parametrize(("labels", "dip", "rebound"), [("clean", 0.25, 0.5), ("noisy", 0.125, 0.375)])
+def test_the_dip_of_a_curve_is_that_of_the_labels_that_decide(curve_of, labels, dip, rebound):
+    found = Reading(labels=labels).summary(
+        curve_of([0.5, 0.25, 0.75], noisy=[0.5, 0.375, 0.75], test=[0.5, 0.125, 0.75])
+    )
+    assert (found.dip, found.rebound) == (dip, rebound)
+    assert (found.test_dip, found.test_rebound) == (0.375, 0.625)
+
+
+def test_the_rule_of_early_stopping_is_the_readings(curve_of):
+    levels = curve_of([0.75, 0.5, 0.5, 0.5])
+    assert Reading(patience=2, min_drop=0.2).summary(levels).early_stop.levels == 3
+    assert Reading(patience=2, min_drop=0.3).summary(levels).early_stop.levels == 4
+
+
+def test_summarise_a_single_level(curve_of):
+    found = Reading().summary(curve_of([0.75], test=[0.05]))
+    assert (found.levels, found.best.level, found.early_stop.level, found.early_stop_triggered) == (1, 0, 0, False)
+    assert (found.dip, found.test_rebound) == (0.0, 0.0)
+
+
+def test_what_decides_by_default_is_the_dip_on_clean_labels(curve_of):
+    levels = curve_of([0.5, 0.25, 0.75], noisy=[0.5, 0.5, 0.5])
+    assert (curve.shape_of(levels), curve.shape_of(levels, "rebound"), curve.shape_of([])) == (0.25, 0.5, 0.0)
+    assert curve.shape_of(levels, "rebound", "noisy") == 0.0
 
 
 def test_an_empty_curve_has_no_summary():

@@ -9,6 +9,7 @@ import pytest
 
 from sdd_core import cost, recipes, trajectory
 from sdd_core.blobs import open_blobs
+from sdd_core.curve import best_level
 from sdd_core.spec import TeacherRef, level_keys
 from sdd_core.store import Store, determined, is_complete
 from sweeps.kinds.grid.plan import Grid
@@ -21,12 +22,15 @@ TINY = recipes.digits_lenet().replace(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def local_ray():
+def local_ray(tmp_path_factory):
+    """Ray on this machine, started by a process that was given a data directory; which that is."""
     ray = pytest.importorskip("ray")
     from cluster import connect
 
-    connect.start_local(2)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDD_DATA", str(tmp_path_factory.mktemp("given")))
+        connect.start_local(2)
+        yield os.environ["SDD_DATA"]
     ray.shutdown()
 
 
@@ -57,14 +61,14 @@ class Diary:
         self.lines.append(("failed", task.spec.trial_id))
 
 
-def drive(store, specs, listener=None, width=2, budget=None):
+def drive(store, specs, listener=None, width=2, budget=None, keep="dense_best_last"):
     from sweeps.run import ray_driver
 
     return ray_driver.run(
         [fixed(specs)],
         store,
         resources=ray_driver.Resources(cpus=1, gpus=0, width=width, threads=1),
-        keep="dense_best_last",
+        keep=keep,
         labels="clean",
         listeners=[listener or Diary()],
         budget=budget,
@@ -90,6 +94,26 @@ def test_trials_run_to_their_end_and_a_second_run_has_nothing_to_do(tmp_path):
     levels = [line for line in diary.lines if line[0] == "level"]
     assert sorted(levels) == sorted(("level", s.trial_id, k, True) for s in specs for k in range(5))
     assert fixed(specs).step(Store(store.url)).tasks == ()
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("all", {0, 1, 2, 3, 4}), ("dense_best_last", None)])
+def test_workers_keep_the_weights_that_they_are_told_to(tmp_path, keep, kept):
+    store = Store(str(tmp_path / "store"))
+    drive(store, [TINY], keep=keep)
+    curve = store.curve(TINY)
+    kept = kept or {0, best_level([record.val_accuracy for record in curve]), 4}
+    assert {record.level for record in curve if store.has_weights(record)} == kept
+
+
+def test_workers_read_the_data_directory_that_the_driver_was_given(local_ray):
+    import ray
+
+    def place():
+        from sdd_core.data.sources import data_dir
+
+        return str(data_dir())
+
+    assert ray.get(ray.remote(place).remote()) == local_ray
 
 
 def test_a_level_that_two_trials_share_is_trained_once(tmp_path):

@@ -434,6 +434,7 @@ def test_switched_off_is_said(undisturbed):
 @pytest.mark.parametrize("tracker", ["steady", *FAULTS])
 def test_no_tracker_changes_or_ends_a_trial(tiny, store, undisturbed, monkeypatch, tracker):
     monkeypatch.setattr(meters, "TRACKER", f"tests.trackers:{tracker}")
+    others = set(psutil.Process().children())  # what other tests of this process have left
     curve = trajectory.run(tiny(), store)
     assert [determined(record) for record in curve] == [determined(record) for record in undisturbed]
     for record in curve:
@@ -441,7 +442,7 @@ def test_no_tracker_changes_or_ends_a_trial(tiny, store, undisturbed, monkeypatc
         assert tuple(used) == FIGURES
         assert (used["kwh"] is None) == (used["source"] == "none") == (used["power_w"] is None)
         assert used["kwh"] is not None or used["reason"]
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= others
 
 
 def test_levels_that_are_read_start_no_meter(tiny, store, monkeypatch):

@@ -13,7 +13,12 @@ from typing_extensions import Doc
 from sdd_core import flags
 from sdd_core.fields import Count, Flag, Pairs, Positive, SpecError, Words, fields_of
 from sdd_core.flags import Parser
+from sdd_core.reading import Reading
 from sdd_core.spec import TrialSpec
+from sweeps.flags import CostOptions, Workers
+from sweeps.kinds.distill import flags as distill
+from sweeps.kinds.grid import flags as grid
+from sweeps.kinds.lambda_opt.flags import Search
 
 COLOURS = {"red": 1, "green": 2}
 
@@ -91,6 +96,18 @@ def test_every_fault_is_told_and_what_has_one_has_its_default(read, arguments, f
     assert reader.read(Options) == Options()
     assert len(reader.faults) == len(faults)
     assert all(said.startswith(fault) for said, fault in zip(reader.faults, faults, strict=True)), reader.faults
+
+
+@pytest.mark.parametrize("kind", [TrialSpec, Reading, CostOptions, Workers, Search, distill.Sweep, grid.Grid])
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999"])
+def test_no_number_of_any_command_is_other_than_finite(kind, text):
+    """With nan every comparison is false, and infinity is above every lower limit."""
+    numbers = [field for field in fields_of(kind).values() if field.type is float]
+    assert numbers
+    for field in numbers:
+        pair = isinstance(field.flag.metavar, tuple)
+        with pytest.raises(SpecError, match="must"):
+            field.read([text] * (2 if pair else 1) if field.many else text)
 
 
 def test_a_command_ends_with_every_fault_in_one_message(read, capsys):

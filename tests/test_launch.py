@@ -1,5 +1,6 @@
 """How a call of an entry script ends, on outcomes that no driver had to make."""
 
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -7,12 +8,14 @@ from rich.console import Console
 
 from analysis.report import read
 from sdd_core import recipes
+from sdd_core.energy import WORLD_INTENSITY
 from sdd_core.reading import Reading
 from sdd_core.spec import TeacherRef
+from sweeps import lambda_opt
 from sweeps.kinds.grid.plan import Grid
 from sweeps.kinds.lambda_opt.flags import read_options
 from sweeps.run import launch
-from sweeps.run.outcome import Outcome
+from sweeps.run.outcome import Budget, Outcome
 from sweeps.sweep import Arm, Sweep
 from tests.fakes import fake_levels
 
@@ -143,3 +146,60 @@ def test_what_a_run_will_cost_is_predicted_before_it(running):
     again = running(6)
     again.run()  # there is nothing to run any more
     assert again.predicted is None
+
+
+@pytest.mark.parametrize(("levels", "finished"), [(2, [False, False]), (6, [True, False])])
+def test_what_an_interrupt_has_left_undone_is_not_finished_in_mlflow(running, monkeypatch, levels, finished):
+    other = BASE.replace(weight_decay=0.01)
+    made, told = running(levels, (BASE, other), interrupted=True), []
+    monkeypatch.setattr(made.tracker, "finish", lambda finals, *rest, **how: told.append(finals))
+    made.run()
+    (finals,) = told
+    assert [finals[spec.trial_id].finished for spec in (BASE, other)] == finished
+
+
+def test_a_teacher_of_unfinished_students_is_not_finished_either(running, monkeypatch):
+    made, told = running(3, STUDENTS, interrupted=True), []
+    monkeypatch.setattr(made.tracker, "finish", lambda finals, *rest, **how: told.append(finals))
+    made.run()
+    assert {final.spec: final.finished for final in told[0].values()} == dict.fromkeys((TEACHER, *STUDENTS), False)
+
+
+# --- what the driver is given ---------------------------------------------------------------
+
+
+@pytest.fixture
+def driven(tmp_path, monkeypatch):
+    """What a call with these flags gives to the driver and to its workers' environment; no Ray is started."""
+    from cluster import connect
+    from sweeps.run import ray_driver
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDD_DATA", str(tmp_path / "environment"))
+    for name, answer in {"start_local": None, "have_gpus": False, "check_request": [], "width": 4}.items():
+        monkeypatch.setattr(connect, name, lambda *given, answer=answer: answer)
+    monkeypatch.setattr(ray_driver, "run", lambda plans, store, **given: given | vars(given["resources"]))
+
+    def drive(*arguments):
+        made = launch.Running(*lambda_opt.sweep(read_options(["--device-rate", "1", *arguments])), Console())
+        return made._drive() | {"data": os.path.relpath(os.environ["SDD_DATA"])}
+
+    return drive
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ([], {"keep": "dense_best_last", "labels": "clean", "budget": Budget(intensity=WORLD_INTENSITY)}),
+        ([], {"data": "environment", "width": 4, "threads": 1, "cpus": 1, "gpus": 0.0}),
+        (["--keep-weights", "all"], {"keep": "all"}),
+        (["--data-dir", "given"], {"data": "given"}),
+        (["--deciding-labels", "noisy"], {"labels": "noisy"}),
+        (["--budget-gco2", "5", "--carbon-intensity", "20"], {"budget": Budget(gco2=5.0, intensity=20.0)}),
+        (["--budget-pflop", "5"], {"budget": Budget(pflop=5.0, intensity=WORLD_INTENSITY)}),
+        (["--workers", "3", "--threads", "2", "--cpus-per-trial", "1.5"], {"width": 3, "threads": 2, "cpus": 1.5}),
+    ],
+)
+def test_what_the_flags_say_reaches_the_driver(driven, arguments, given):
+    found = driven(*arguments)
+    assert {name: found[name] for name in given} == given

@@ -139,6 +139,12 @@ def test_the_gradient_changes_nothing_it_is_given_and_records_nothing():
     assert all(torch.equal(value, old) for value, old in zip((z, t, targets), before, strict=True))
 
 
+def test_a_temperature_that_is_not_given_is_1():
+    z, y, t = batch()
+    assert torch.equal(losses.loss(z, y, t, 0.5), losses.loss(z, y, t, 0.5, 1.0))
+    assert not torch.equal(losses.loss(z, y, t, 0.5), losses.loss(z, y, t, 0.5, 2.0))
+
+
 def test_distillation_without_a_teachers_logits_is_refused():
     z, y, _ = batch()
     with pytest.raises(ValueError, match=r"alpha 0\.5 needs the teacher's logits"):

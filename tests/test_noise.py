@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdd_core.data.noise import ASYMMETRIC, SUPERCLASSES, flip_labels
+from sdd_core.data.noise import ASYMMETRIC, SUPERCLASSES, _next_within, flip_labels
 from sdd_core.registry import DATASETS, NOISE_KINDS
 
 
@@ -55,6 +55,19 @@ def test_the_seed_decides():
     other, other_flipped = flip_labels(labels, 0.5, "symmetric", 10, seed=8)
     assert (other != first[0]).any()
     assert (other_flipped != first[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "class_map", "noisy"),
+    [
+        ("symmetric", None, [3, 0, 2, 4, 2, 5, 1, 1, 2, 3, 1, 5]),
+        ("pair_flip", None, [1, 2, 2, 4, 5, 5, 1, 1, 2, 3, 5, 5]),
+        ("asymmetric", {0: 3, 3: 0, 5: 1}, [3, 1, 2, 3, 4, 1, 0, 1, 2, 3, 4, 1]),
+    ],
+)
+def test_golden_labels_none_of_these_should_change(kind, class_map, noisy):
+    """Levels with these labels are in stores; another draw needs another `spec.SCHEMA`."""
+    assert flip_labels(np.arange(12) % 6, 0.5, kind, 6, 7, class_map)[0].tolist() == noisy
 
 
 def test_global_random_state_neither_matters_nor_changes():
@@ -156,6 +169,14 @@ def test_the_class_maps_are_those_of_the_literature(dataset, names, moves):
     assert {names[a]: names[b] for a, b in ASYMMETRIC[dataset].items()} == moves
 
 
+@pytest.mark.parametrize(
+    ("groups", "moves"),
+    [((), {}), ((0, 1, 0, 1, 0), {0: 2, 2: 4, 4: 0, 1: 3, 3: 1}), ((5, 5), {0: 1, 1: 0}), ((2, 1), {0: 0, 1: 1})],
+)
+def test_each_class_moves_to_the_next_of_its_group_and_the_last_to_the_first(groups, moves):
+    assert _next_within(groups) == moves
+
+
 def test_cifar100_moves_to_the_next_class_of_the_superclass():
     class_map = ASYMMETRIC["cifar100"]
     assert sorted(class_map) == sorted(class_map.values()) == list(range(100))
@@ -172,7 +193,7 @@ def test_cifar100_moves_to_the_next_class_of_the_superclass():
     assert (class_map[4], class_map[95]) == (30, 4)
 
 
-@pytest.mark.parametrize("class_map", [None, {}, {1: 1}, {1: 10}, {-1: 2}], ids=str)
+@pytest.mark.parametrize("class_map", [None, {}, {1: 1}, {1: 10}, {10: 1}, {-1: 2}], ids=str)
 def test_asymmetric_noise_needs_a_class_map(class_map):
     with pytest.raises(ValueError, match="a class map from classes to others") as caught:
         flip_labels(labels_of(10, 10), 0.5, "asymmetric", 10, 0, class_map)

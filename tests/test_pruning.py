@@ -15,6 +15,7 @@ from sdd_core.registry import CRITERIA as REGISTERED
 from sdd_core.spec import last_level, prune_count
 from sdd_core.store import Store, determined
 from sdd_core.training import pruning
+from sdd_core.trajectory import make_level
 
 
 def masks_like(weights):
@@ -282,6 +283,40 @@ def test_the_gradients_are_those_of_the_mean_loss_over_the_noisy_training_split(
 
 
 # --- on real levels -------------------------------------------------------------------------
+
+
+def test_the_gradients_of_a_level_are_those_of_the_training_split(tiny):
+    """The masks of a level are those that the split's own gradients give; the other splits would give others."""
+    spec = tiny(criterion="gradient")
+    splits = data.load(spec, torch.device("cpu"))
+    dense = make_level(spec, 0, None, None, splits)
+    found = make_level(spec, 1, dense, None, splits).state.masks
+    weights = pruning.prunable_weights(dense.state.model)
+
+    def masks_by(split):
+        read = training.gradients(dense.state.model, split)
+        evidence = pruning.Evidence(gradients=lambda: read)
+        return pruning.prune(weights, dense.state.masks, spec.prune_fraction, "gradient", evidence)
+
+    same = {
+        name: all(torch.equal(mask, found[layer]) for layer, mask in masks_by(getattr(splits, name)).items())
+        for name in ("train", "val", "test")
+    }
+    assert same == {"train": True, "val": False, "test": False}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_removed_weight_is_exactly_zero_although_the_training_diverged(tiny, optimizer):
+    """What is infinite or no number survives a multiplication by 0."""
+    spec = tiny(epochs=2, learning_rate=1e30, optimizer=optimizer)
+    splits = data.load(spec, torch.device("cpu"))
+    model = models.build(spec, splits.image_shape, splits.classes)
+    weights = pruning.prunable_weights(model)
+    masks = prune(weights, pruning.dense_masks(model), 0.5)
+    pruning.apply_masks(weights, masks)
+    training.train(model, masks, splits.train, spec, 1)
+    assert not all(bool(weight.isfinite().all()) for weight in weights.values()), "pick a setting that diverges"
+    assert all(bool((weights[name][~mask] == 0).all()) for name, mask in masks.items())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -74,3 +74,21 @@ def test_a_docstring_states_the_cost(setting):
 @pytest.mark.parametrize(("dataset", "model"), [("digits", "vit"), ("mnist", "vgg"), ("imagenet", "lenet")])
 def test_there_is_not_a_recipe_for_everything(dataset, model):
     assert recipes.for_setting(dataset, model) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [
+        ({}, (0, 0)),
+        ({"seed": 3}, (3, 3)),  # the data's seed follows, whatever the recipe's was
+        ({"data_seed": 4}, (0, 4)),
+        ({"seed": 3, "data_seed": 0}, (3, 0)),
+        ({"seed": 3, "data_seed": None}, (3, 3)),
+    ],
+)
+@pytest.mark.parametrize("level", [None, "dense"])
+def test_the_data_seed_follows_the_seed_unless_it_is_given(given, seeds, level):
+    made = recipes.make(given, level)
+    assert (made.seed, made.data_seed) == seeds
+    if level is not None:
+        assert (made.teacher.trial.seed, made.teacher.trial.data_seed) == (0, seeds[1])

@@ -46,6 +46,21 @@ def test_the_joint_search_is_over_the_lambdas_of_the_search_for_lambda_opt():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--deciding-labels", "noisy"], {"labels": "noisy"}),
+        (["--shape", "rebound", "--tolerance", "0.125"], {"shape": "rebound", "tolerance": 0.125, "labels": "clean"}),
+    ],
+)
+def test_the_rule_that_gives_up_and_judges_is_the_flags(arguments, expected):
+    """Of both searches; and what decides is what a curve is read by."""
+    found, both = read_options(["--plan", *arguments]), joint(["--plan", "--teacher", "dense", *arguments])
+    for rule, reading in ((found.search.rule, found.common.reading), (both.settings.rule, both.settings.reading)):
+        assert {name: getattr(rule, name) for name in expected} == expected
+        assert reading.labels == rule.labels
+
+
+@pytest.mark.parametrize(
     ("arguments", "fault"),
     [
         ([], "teacher: is needed"),

@@ -29,6 +29,9 @@ def verdicts(text):
         (0.03, 3, 4, [0.03, 0.0562, 0.1, 0.178, 0.316, 0.562, 1, 1.78, 3]),  # 0.0316 is 0.03 again
         (1e-4, 0.0314, 1, [1e-4, 1e-3, 1e-2, 0.0314]),
         (1e-4, 0.103, 1, [1e-4, 1e-3, 1e-2, 0.103]),
+        (1e-4, 0.0125, 1, [1e-4, 1e-3, 0.0125]),  # a tenth of a step is a factor of 1.2589
+        (1e-4, 0.01265, 1, [1e-4, 1e-3, 1e-2, 0.01265]),
+        (1, 100, 2, [1, 3.16, 10, 31.6, 100]),
     ],
 )
 def test_grid(low, high, per_decade, expected):
@@ -72,6 +75,7 @@ def test_bad_grids_are_refused(bad):
         (2, "c...d........", (2,)),
         (2, "d...d....d...", (10, 12)),  # all dip: look above
         (2, "d...d....x...", (6, 7)),  # dips, then collapsed
+        (2, "d..d", (1, 2)),
         (2, "d...d....d..d", (6, 7)),  # the top dips: look into the widest gap before saying "none"
     ],
 )
@@ -88,6 +92,7 @@ def test_what_is_asked(width, state, asked):
         ("ddcc", Answer("found", 2, 1)),
         ("dcx", Answer("found", 1, 0)),  # so does the end of what has not collapsed
         ("ddc.c", Answer("found", 2, 1)),  # the next one tried
+        ("dxc", Answer("found", 2, 0)),  # the largest below that dips
         ("cc", Answer("no_dip_at_base", 0, None)),
         ("c.c", Answer("no_dip_at_base", 0, None)),
         ("cx", Answer("no_dip_at_base", 0, None)),
@@ -103,6 +108,16 @@ def test_what_is_asked(width, state, asked):
 )
 def test_answers(state, answer):
     assert decide(len(state), verdicts(state)) == answer
+
+
+@pytest.mark.parametrize(("size", "width"), [(1, 2), (0, 1), (2, 0), (13, -1)])
+def test_a_search_needs_two_points_and_a_width(size, width):
+    with pytest.raises(ValueError, match=f"must hold, but got {size} and {width}"):
+        decide(size, {}, width)
+
+
+def test_two_points_are_asked_at_once_by_default():
+    assert decide(13, verdicts("d...d....c...")) == Ask((6, 7))
 
 
 def play(truth, width):

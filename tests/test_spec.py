@@ -328,6 +328,10 @@ def test_golden_keys_none_of_these_should_change(fields, trial_id, level_0, leve
     assert (trial.trial_id, keys(trial)[0], keys(trial)[2]) == (trial_id, level_0, level_2)
 
 
+def test_a_golden_key_of_an_early_epochs_weights():
+    assert spec.snapshot_key(TEACHER_KEY, 3) == "29f78a5582de820d7656c42565a7bd45550cd909758ab965c0e3351e293d6690"
+
+
 # --- keys: what can influence a level, and nothing else -------------------------------------
 
 HUMAN = {"dataset": "cifar10", "noise_kind": "human", "label_noise": 0}
@@ -496,6 +500,28 @@ def test_distilled_trials_of_all_data_seeds_are_of_one_setting():
     ]
     assert len({spec.setting_id(trial) for trial in same_teacher}) == 1
     assert len({trial.trial_id for trial in same_teacher}) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"seed": 5}, False),
+        ({"weight_decay": 0.5}, False),
+        ({"epochs": 7}, False),
+        ({"data_seed": 5}, True),  # it is its student's
+        ({"target_sparsity": 0.5}, True),  # of a teacher whose dense level teaches
+    ],
+)
+def test_the_teacher_is_a_part_of_the_setting(changes, same):
+    """Students of two teachers have two λ_opts."""
+
+    def taught(**of_both):
+        own = {name: value for name, value in of_both.items() if name == "data_seed"}
+        teacher = TrialSpec(label_noise=0.2, data_seed=0).replace(**of_both)
+        student = TrialSpec(label_noise=0.2, data_seed=0).replace(**own)
+        return spec.setting_id(student.replace(alpha=0.5, teacher=TeacherRef(trial=teacher, level="dense")))
+
+    assert (taught(**changes) == taught()) == same
 
 
 # --- JSON -----------------------------------------------------------------------------------

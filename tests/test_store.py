@@ -2,8 +2,10 @@
 
 import math
 import os
+import stat
 import threading
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +102,47 @@ def test_writing_aside_leaves_nothing_behind(tmp_path):
     blobs.create("a/1", b"x")
     blobs.create("a/1", b"y")
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["1"]
+
+
+def test_a_blob_is_whole_and_flushed_before_it_has_its_name(tmp_path, monkeypatch):
+    """So that a power cut leaves it whole or not at all: written aside, flushed, linked, and the link flushed too."""
+    told, fsync, link, place = [], os.fsync, os.link, tmp_path / "a" / "1"
+
+    def flush(handle):
+        found = os.fstat(handle)
+        told.append(("flush", "folder" if stat.S_ISDIR(found.st_mode) else found.st_size, place.exists()))
+        fsync(handle)
+
+    def name(aside, path):
+        told.append(("link", Path(aside).read_bytes(), place.exists()))
+        link(aside, path)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "link", name)
+    LocalBlobs(tmp_path).create("a/1", b"whole")
+    assert told == [("flush", 5, False), ("link", b"whole", False), ("flush", "folder", True)]
+
+
+def test_a_blob_that_could_not_be_flushed_is_not_there(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            LocalBlobs(tmp_path).create("a/1", b"first")
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
+    assert LocalBlobs(tmp_path).create("a/1", b"second")
+
+
+def test_a_rival_that_comes_between_the_look_and_the_writing_wins(blobs, monkeypatch):
+    """The look spares the writing; only the conditional put, or the link, says who came first."""
+    blobs.create("a/b.bin", b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(blobs), "exists", lambda self, name: False)
+        patch.setattr(Path, "exists", lambda self: False)
+        assert not blobs.create("a/b.bin", b"second")
+    assert blobs.read("a/b.bin") == b"first"
 
 
 def test_a_file_system_without_hard_links(tmp_path, monkeypatch):

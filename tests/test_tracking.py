@@ -153,7 +153,7 @@ def assert_equal_to_store(uri, store, specs, status="FINISHED"):
     assert trials.keys() == {spec.trial_id for spec in specs}
     for spec in specs:
         run, curve = trials[spec.trial_id], store.curve(spec)
-        assert run.info.status == status
+        assert (run.info.status, parent.info.status) == (status, status)
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         for name in ("sparsity", "train_loss", "val_accuracy", "val_noisy_accuracy", "test_accuracy", *records.PFLOPS):
             rows = [(row.step, row.value, row.timestamp) for row in client.get_metric_history(run.info.run_id, name)]
@@ -289,6 +289,20 @@ def test_a_curve_that_grows_gets_only_its_new_levels(database, trained, monkeypa
     run = assert_equal_to_store(uri, store, [whole])[1][whole.trial_id]
     assert run.data.params["target_sparsity"] == "0.3"  # MLflow's params cannot change
     assert run.data.tags["sdd.target_sparsity"] == "0.5"
+
+
+def test_a_sweep_is_finished_when_all_of_its_trials_are(database, trained):
+    """An interrupted one is killed, as the trials are that it has left undone."""
+    store, specs = trained
+    uri = f"sqlite:///{database}"
+    done, left = specs
+    interrupted = finals_of(store, [done]) | finals_of(store, [left], finished=False)
+    gone_on = finals_of(store, specs)
+    for finals, statuses in ((interrupted, ["FINISHED", "KILLED", "KILLED"]), (gone_on, ["FINISHED"] * 3)):
+        assert start(uri, store).finish(finals, {}, {}, []) is None
+        parent, trials, _ = runs_of(uri)
+        found = [trials[spec.trial_id].info.status for spec in specs]
+        assert [*found, parent.info.status] == statuses
 
 
 def test_a_deleted_database_is_rebuilt(database, trained):
