@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--model", default="vgg")
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.03, 0.01, 0.003, 0.001, 0.0003])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001])
     parser.add_argument("--images", type=int, default=5_000, help="training images, drawn by class")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--data-dir", help="where the data set's files are")

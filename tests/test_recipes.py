@@ -40,6 +40,8 @@ def test_which_recipes_there_are():
 def test_the_papers_settings(setting):
     spec = recipes.for_setting(*setting)
     values = ADAMW if setting[1] == "vit" else SGD
+    if setting[1] == "vgg":  # which does not learn at the paper's
+        values = values | {"learning_rate": 1e-4}
     assert {name: getattr(spec, name) for name in values} == values
     assert (spec.label_noise, spec.noise_kind, spec.augmentation) == (0.1, "symmetric", "flip_crop")
 
