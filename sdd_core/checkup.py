@@ -28,17 +28,8 @@ from sdd_core.training import pruning, steps
 from sdd_core.training.agreement import Found, Saved, difference, first_line, of_model
 
 PACKAGES: Final = (
-    *(
-        "sdd-sweep",
-        "torch",
-        "torchvision",
-        "numpy",
-        "scikit-learn",
-        "safetensors",
-        "pydantic",
-        "fsspec",
-        "carbontracker",
-    ),
+    *("sdd-sweep", "torch", "torchvision", "ray", "optuna", "mlflow", "pandas", "carbontracker"),
+    *("numpy", "scikit-learn", "safetensors", "pydantic", "fsspec"),
 )
 _BATCH: Final = 32
 _BATCHES: Final = 8  # of an epoch, enough for a step to be captured and replayed

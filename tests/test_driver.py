@@ -116,6 +116,13 @@ def test_workers_read_the_data_directory_that_the_driver_was_given(local_ray):
     assert ray.get(ray.remote(place).remote()) == local_ray
 
 
+def test_a_worker_of_another_environment_than_the_sweep_asks_for_says_so(tmp_path):
+    store = Store(str(tmp_path / "store"), environment="cpu, torch 9.9, 1 thread")
+    outcome = drive(store, [TINY])
+    assert "the sweep asks for (cpu, torch 9.9, 1 thread)" in outcome.failures[TINY.trial_id]
+    assert store.curve(TINY) == []
+
+
 def test_a_level_that_two_trials_share_is_trained_once(tmp_path):
     """Trials that prune at another pace share the dense level; one that prunes further shares them all."""
     store, diary = Store(str(tmp_path / "store")), Diary()

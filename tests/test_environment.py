@@ -97,7 +97,7 @@ def test_a_trajectory_of_another_class_is_kept_apart_by_the_command_too(tiny, st
     spec = tiny()
     begin_elsewhere(store, spec, 3)
     flags = ["--store", store.url, "--epochs", "1", "--target-sparsity", "0.5", "--device", "cpu", "--no-energy"]
-    flags += ["--model-options", "hidden1=32", "hidden2=16"]
+    flags += ["--model-options", "hidden1=32", "hidden2=16", "--seed", str(spec.seed), "--data-seed", "0"]
     assert main(flags) == 0
     assert "this curve mixes 3 levels of (cpu" in capsys.readouterr().out
     assert main([*flags, "--environment", "same"]) == 0

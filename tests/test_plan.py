@@ -126,7 +126,12 @@ def test_the_plan_is_what_a_trajectory_then_trains(tiny, store, monkeypatch):
     store.drop_weights(store.curve(tiny())[-1])
     planned = work(Store(store.url, read_only=True), {tiny(): 5})[0].jobs.values()
     train, trained = training.train, []
-    monkeypatch.setattr(training, "train", lambda *given, **named: (trained.append(given[4]), train(*given, **named)))
+
+    def counted(*given, **named):
+        trained.append(given[4])
+        return train(*given, **named)
+
+    monkeypatch.setattr(training, "train", counted)
     trajectory.run(tiny(), Store(store.url), energy=False)
     assert sorted(trained) == sorted(job.level for job in planned)
     assert sum(job.again for job in planned) == len(planned) - 1

@@ -1,5 +1,6 @@
 """Which trial a free worker takes next: the queue's rules, on plans that are lists and trials that train nothing."""
 
+import dataclasses
 import uuid
 from collections import Counter
 from contextlib import contextmanager
@@ -323,6 +324,26 @@ def test_a_failed_teacher_holds_back_students_that_are_asked_for_later(store):
     bench.finish("B")
     assert bench.run() == []
     assert bench.outcome.held_back == {taught("dense").trial_id: A.trial_id}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_teacher_that_diverges_holds_back_its_students_and_nobody_else(known, store):
+    """Whether it diverged in an earlier run or does so now."""
+    students = [taught("dense"), taught("pruned"), taught("dense", B)]
+    record = fake_record(A, 0, 0.0, key=next(store.level_keys(A)))
+    diverged = dataclasses.replace(record, diverged_after=1)
+    if known:
+        store.commit(diverged, {})
+    bench = Bench(store, Rounds([*students, C]))
+    assert bench.take_all() == (["B to 0", "C"] if known else ["A to 0", "B to 0", "C"])
+    if not known:
+        store.commit(diverged, {})
+        bench.queue.ended(bench.work.pop("A to 0").task)
+    bench.finish("B to 0", "C")
+    assert bench.run() == ["dense 0"]
+    assert list(bench.outcome.failures) == [A.trial_id]
+    assert "diverged at level 0" in bench.outcome.failures[A.trial_id]
+    assert bench.outcome.held_back == {spec.trial_id: A.trial_id for spec in students[:2]}
 
 
 # --- failures, the end ----------------------------------------------------------------------
