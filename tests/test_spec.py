@@ -330,6 +330,8 @@ def test_golden_keys_none_of_these_should_change(fields, trial_id, level_0, leve
 
 def test_a_golden_key_of_an_early_epochs_weights():
     assert spec.snapshot_key(TEACHER_KEY, 3) == "29f78a5582de820d7656c42565a7bd45550cd909758ab965c0e3351e293d6690"
+    own = spec.environment_key(TEACHER_KEY, "cpu, torch 2.15, 1 thread")
+    assert own == "d04bd632663950c3d16bfb6450c42ce4be777d77ec013471df4f7b344beff73c"
 
 
 # --- keys: what can influence a level, and nothing else -------------------------------------
