@@ -1,9 +1,11 @@
 """A training whose weights leave the finite numbers: where it ends, what it costs, and what is said of it."""
 
+import io
 import math
 
 import pytest
 import torch
+from rich.console import Console
 
 from sdd_core import cost, training, trajectory
 from sdd_core.curve import GiveUp
@@ -12,8 +14,12 @@ from sdd_core.spec import SpecError, TeacherRef
 from sdd_core.store import determined, is_complete
 from sdd_core.training import pruning
 from sdd_core.trajectory.state import new_model
+from sdd_core.words import trial_name
 from sweeps.kinds.judge import Judge
 from sweeps.kinds.lambda_opt.plan import SearchSettings
+from sweeps.run import ending
+from sweeps.run.outcome import Outcome
+from sweeps.sweep import Outlook
 from tests.builders import fake_record, level_record
 from tests.fakes import fake_levels
 
@@ -130,6 +136,20 @@ def test_levels_before_the_divergence_can_be_learnt_from(level, usable, tiny, st
     spec = tiny(teacher=TeacherRef(trial=teacher, level=level), alpha=0.5)
     assert (store.teacher_fault(spec) is None) == usable
     assert (store.teacher(spec) is not None) == usable
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [({}, "the same command would end in the same way"), ({"f" * 12: "broken"}, "run the same command again")],
+)
+def test_running_again_is_not_advised_where_it_changes_nothing(others, said, student, store):
+    spec, console = student("dense"), Console(file=io.StringIO(), width=200)
+    teacher = spec.teacher.trial.trial_id
+    outcome = Outcome(failures={teacher: "its training diverged"} | others, diverged={teacher})
+    outcome.held_back[spec.trial_id] = teacher
+    ending.explain(console, store, [spec], outcome, Outlook(fewest={}, most={}, trials={}), trial_name)
+    assert said in console.file.getvalue()
+    assert f"held back by its teacher, trial {teacher}" in console.file.getvalue()
 
 
 # --- verdicts -------------------------------------------------------------------------------

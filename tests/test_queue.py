@@ -342,6 +342,7 @@ def test_a_teacher_that_diverges_holds_back_its_students_and_nobody_else(known, 
     bench.finish("B to 0", "C")
     assert bench.run() == ["dense 0"]
     assert list(bench.outcome.failures) == [A.trial_id]
+    assert bench.outcome.diverged == {A.trial_id}
     assert "diverged at level 0" in bench.outcome.failures[A.trial_id]
     assert bench.outcome.held_back == {spec.trial_id: A.trial_id for spec in students[:2]}
 

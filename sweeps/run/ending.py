@@ -66,7 +66,17 @@ def explain(
         say(console, f"  trial {who}: held back by its teacher, trial {teacher}, which failed")
     if outcome.exhausted:
         _say_what_is_left(console, store, outcome, outlook)
-    say(console, f"run the same command again to go on from there: {command()}")
+    if (
+        outcome.failures
+        and outcome.diverged.issuperset(outcome.failures)
+        and not (outcome.exhausted or outcome.interrupted)
+    ):
+        say(
+            console,
+            "the same command would end in the same way: give the teacher another learning_rate (--teacher-with)",
+        )
+    else:
+        say(console, f"run the same command again to go on from there: {command()}")
 
 
 def _say_what_is_left(console: Console, store: Store, outcome: Outcome, outlook: Outlook) -> None:

@@ -77,6 +77,8 @@ class Outcome:
     """Why its budget ended it, in words."""
     failures: dict[str, str] = field(default_factory=dict)
     """trial_id -> the last lines of what went wrong."""
+    diverged: set[str] = field(default_factory=set)
+    """trial_id of each teacher among them whose training diverged, which another run would not change."""
     held_back: dict[str, str] = field(default_factory=dict)
     """trial_id of a student that could not run -> that of the teacher that failed."""
     spent: Spent = field(default_factory=Spent)

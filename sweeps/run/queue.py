@@ -260,8 +260,10 @@ class Queue:
                 continue
             if isinstance(task, str):
                 assert job.task.spec.teacher is not None
-                self.outcome.failures.setdefault(job.task.spec.teacher.trial.trial_id, task)
-                self._hold_back(job, job.task.spec.teacher.trial.trial_id)
+                teacher_id = job.task.spec.teacher.trial.trial_id
+                self.outcome.failures.setdefault(teacher_id, task)
+                self.outcome.diverged.add(teacher_id)
+                self._hold_back(job, teacher_id)
                 continue
             teacher_id = task.spec.trial_id
             if teacher_id in self.outcome.failures:
