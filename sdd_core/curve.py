@@ -206,7 +206,7 @@ class GiveUp:
 
 
 def shape_of(curve: Curve, shape: Shape = "dip", labels: str = "clean") -> float:
-    """Dip or rebound of the accuracies that decide, lifted to chance; 0 for an empty curve."""
+    """Dip or rebound of the accuracies that decide, those below chance counted as chance; 0 for an empty curve."""
     if not curve:
         return 0.0
     return SHAPES[shape](lift([record.deciding_accuracy(labels) for record in curve], curve[0].chance))
@@ -214,7 +214,7 @@ def shape_of(curve: Curve, shape: Shape = "dip", labels: str = "clean") -> float
 
 @dataclass(frozen=True, kw_only=True)
 class Point(Costs):
-    """A level that somebody would take, and what all levels that reaching it paid for cost."""
+    """A level that a practitioner would take, with the costs of all levels that were trained to find it."""
 
     level: int
     sparsity: float
@@ -225,7 +225,7 @@ class Point(Costs):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(Costs):
-    """A curve in figures, and what its levels cost. Dips and rebounds are of accuracies lifted to chance."""
+    """A curve in figures, and what its levels cost. For dips and rebounds an accuracy below chance counts as chance."""
 
     dip: float
     rebound: float

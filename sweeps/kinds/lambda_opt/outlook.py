@@ -1,12 +1,12 @@
 """What a search for lambda_opt can still come to: the fewest and the most levels of any ending. Pure.
 
-Before a search has run, neither the number of lambdas that it will ask for nor where its trials will
-be given up is known. Both ends of the range are found by playing the search itself
-(`section.decide`) to its end for every place that the answer can have: every threshold below which
-all lambdas dip, and every one from which on all have collapsed, that the store's verdicts allow.
-Fewest counts each trial as given up as soon as its dip could exceed the tolerance, most counts each
-to its end; the ending with the least, and the one with the most, to train are the range. Verdicts
-that noise puts out of that order can lead a search beyond it.
+Before a search has run it is not known which lambdas it will ask for, nor at which level a trial will be given up: both
+depend on where the answer lies. So every place of the answer is supposed in turn that the verdicts in the store allow: a
+lambda below which all dip, and one from which on all have collapsed. For each place the search itself
+(`bisection.decide`) is run on these supposed verdicts, which gives the lambdas that it would ask for. The fewest
+levels count each trial as given up as soon as its dip could exceed the tolerance, the most count each to its end. The
+range is that of the places with the least and with the most left to train. Real verdicts that noise puts out of this
+order can lead a search beyond it.
 """
 
 from __future__ import annotations
