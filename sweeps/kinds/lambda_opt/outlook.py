@@ -1,8 +1,8 @@
 """What a search for lambda_opt can still come to: the fewest and the most levels of any ending. Pure.
 
-Before a search has run it is not known which lambdas it will ask for, nor at which level a trial will be given up: both
-depend on where the answer lies. So every place of the answer is supposed in turn that the verdicts in the store allow: a
-lambda below which all dip, and one from which on all have collapsed. For each place the search itself
+Before a search has run it is not known which lambdas it will ask for, nor at which level a trial will be given up:
+both depend on where the answer lies. So every place of the answer that the verdicts in the store allow is supposed in
+turn: a lambda below which all dip, and one from which on all have collapsed. For each place the search itself
 (`bisection.decide`) is run on these supposed verdicts, which gives the lambdas that it would ask for. The fewest
 levels count each trial as given up as soon as its dip could exceed the tolerance, the most count each to its end. The
 range is that of the places with the least and with the most left to train. Real verdicts that noise puts out of this
