@@ -22,7 +22,7 @@ from sdd_core.curve import Point, Summary
 from sdd_core.energy import grams
 from sdd_core.ledger import Costs, total
 from sdd_core.reading import Reading, Trial
-from sdd_core.record import PFLOPS, environments
+from sdd_core.record import PFLOPS, environments, mostly_diverged
 from sdd_core.spec import TrialSpec, setting, setting_id
 from sdd_core.words import setting_labels
 
@@ -173,8 +173,7 @@ def _choose(by_lambda: dict[float, list[_Run]], mode: str, intensity: float) -> 
     for weight_decay, known in by_lambda.items():
         runs = [run for run in known if not run.only_teaches]
         points = [point for run in runs if (point := run.point(mode)) is not None]
-        usable = sum(run.trial.diverged for run in runs) <= len(runs) / 2
-        if points and len(points) == len(runs) and usable:
+        if points and len(points) == len(runs) and not mostly_diverged([run.trial.curve for run in runs]):
             candidates.append(_over_seeds(weight_decay, runs, points, mode, intensity))
     if not candidates:
         return None

@@ -94,11 +94,6 @@ def titled(title: str, results: Sequence[TrialResult]) -> str:
     return title if len(found) < 2 else f"{title} (levels of {len(found)} environments)"
 
 
-def mostly_diverged(results: Sequence[TrialResult]) -> bool:
-    """Whether more than half of the trials of an arm have diverged, so that its figures say nothing."""
-    return sum(result.trial.diverged for result in results) > len(results) / 2
-
-
 def mean(results: Sequence[TrialResult], figure: Callable[[Summary], float]) -> float:
     """The mean of a figure over the seeds of an arm."""
     return statistics.fmean(figure(result.summary) for result in results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -136,6 +136,11 @@ def environments(curves: Iterable[Curve]) -> dict[str, int]:
     levels = {record.key: record.environment for curve in curves for record in curve}
     found = Counter(environment for environment in levels.values() if environment is not None)
     return dict(sorted(found.items()))
+
+
+def mostly_diverged(curves: Collection[Curve]) -> bool:
+    """Whether more than half of the trials of an arm have diverged, so that its figures say nothing."""
+    return sum(bool(curve) and curve[-1].diverged for curve in curves) > len(curves) / 2
 
 
 SCORES: Final = (

@@ -71,6 +71,13 @@ class Need(NamedTuple):
     """The level whose weights are needed, at which the trial may end; None: the whole trajectory."""
 
 
+class Diverged(NamedTuple):
+    """A teacher's trial whose training diverged, and what is said of it."""
+
+    trial: TrialSpec
+    reason: str
+
+
 class Store:
     """A store at a path or fsspec URL. Opening writes nothing.
 
@@ -110,6 +117,8 @@ class Store:
 
     def origins(self, keys: Iterable[str]) -> dict[str, int]:
         """How many of these levels each upstream store holds in the place of this one, by the store's URL."""
+        if not self.also_read:  # nothing needs to be read again
+            return {}
         found = Counter(self._remembered(key)[1] for key in set(keys) if self.record(key) is not None)
         return {url: found[url] for url in self.also_read}
 
@@ -210,29 +219,20 @@ class Store:
         if spec.teacher.level == "pruned" and not is_complete(curve, spec.teacher.trial):
             return None
         level = _resolved(spec.teacher, curve)
-        if level is None or level >= len(curve) or self._divergence(spec.teacher, curve) is not None:
+        if level is None or level >= len(curve) or _has_diverged(spec.teacher, curve):
             return None
         return curve[level]
 
-    def teacher_fault(self, spec: TrialSpec) -> str | None:
-        """Why a trial can never learn from its teacher: that, or a teacher of its teacher, has diverged. Else None."""
+    def diverged_teacher(self, spec: TrialSpec) -> Diverged | None:
+        """The teacher that a trial can never learn from, because it has diverged: its own, or a teacher of that."""
         if not spec.distilled or spec.teacher is None:
             return None
         teacher = spec.teacher.trial
-        return self.teacher_fault(teacher) or self._divergence(spec.teacher, self.curve(teacher))
-
-    @staticmethod
-    def _divergence(teacher: TeacherRef, curve: list[LevelRecord]) -> str | None:
-        """Which level of a teacher's curve has diverged, if its students need that level or those after it."""
-        if not curve or not curve[-1].diverged:
-            return None
-        last = curve[-1].level
-        if teacher.level != "pruned" and last > (0 if teacher.level == "dense" else int(teacher.level)):
-            return None
-        return (
-            f"its training diverged at level {last}; a smaller learning_rate than "
-            f"{teacher.trial.learning_rate:g} may help"
-        )
+        before, curve = self.diverged_teacher(teacher), self.curve(teacher)
+        if before is not None or not _has_diverged(spec.teacher, curve):
+            return before
+        why = f"its training diverged at level {curve[-1].level}"
+        return Diverged(teacher, f"{why}; a smaller learning_rate than {teacher.learning_rate:g} may help")
 
     def teacher_needed(self, spec: TrialSpec) -> Need | None:
         """What has to be run before a trial, or None: of a chain of teachers what comes first.
@@ -392,6 +392,11 @@ def _resolved(teacher: TeacherRef, curve: list[LevelRecord]) -> int | None:
     if teacher.level == "pruned":
         return best_level([record.deciding_accuracy() for record in curve])
     return 0 if teacher.level == "dense" else int(teacher.level)
+
+
+def _has_diverged(teacher: TeacherRef, curve: list[LevelRecord]) -> bool:
+    """Whether a teacher's curve diverged at a level that its students need, or before it."""
+    return bool(curve) and curve[-1].diverged and len(curve) <= teacher.levels_needed(len(curve))
 
 
 def is_complete(curve: list[LevelRecord], spec: TrialSpec) -> bool:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typing_extensions import Doc
 
@@ -106,7 +106,6 @@ class Common:
     cost: CostOptions
     keep: str
     threads: int
-    environment: Literal["any", "same"]
     cpus: float
     gpus: float | None
     """None: one where the nodes have GPUs and the model gains from one."""
@@ -163,7 +162,6 @@ def read_common(reader: Reader, sweep: str) -> Common:
         cost=cost,
         keep=here.keep,
         threads=here.threads,
-        environment=here.environment,
         cpus=cpus if cpus is not None else cluster.cpus_per_trial if cluster else 1,
         gpus=gpus,
         workers=work.workers,

@@ -1,14 +1,17 @@
-"""An answer that is decided again from the store's records, and where it differs."""
+"""An answer: decided again from the store's records, and where its levels come from."""
 
 import json
 import shutil
 
 import pytest
 
+from sdd_core.record import LevelRecord
+from sdd_core.store import Store
 from sweeps.run.answers import differences
 from tests.golden_world import fill
 from tests.test_golden import BASE, FOUR, SMALL, here, run  # noqa: F401 (a fixture)
 
+CPU, GPU = "cpu, torch 2.15, 1 thread", "cuda, torch 2.11"
 SEARCH = (*SMALL, "--points-per-decade", "1", "--store", "store")
 
 
@@ -31,8 +34,6 @@ def test_where_answers_differ(held, now, found):
 @pytest.fixture
 def answered(here):  # noqa: F811
     """A finished search with its answer."""
-    from sdd_core.store import Store
-
     store = Store("store")
     for value, kinds in zip(FOUR, ("ddd", "DDD", "ccc", "xxx"), strict=True):
         for seed, kind in enumerate(kinds):
@@ -75,3 +76,21 @@ def test_a_file_without_an_answer_is_refused(content, here):  # noqa: F811
     said = run("lambda_opt.py", *SEARCH, "--check-answer", "answer.json")
     assert said.status == 2
     assert "check_answer 'answer.json': holds no answer" in said.err
+
+
+def test_an_answer_that_mixes_classes_says_so_wherever_it_is_shown(here, monkeypatch):  # noqa: F811
+    here_and_there = property(lambda record: CPU if record.level < 3 else GPU)
+    monkeypatch.setattr(LevelRecord, "environment", here_and_there)
+    titles = []
+    monkeypatch.setattr(
+        "sweeps.kinds.lambda_opt.report.plot_curves", lambda path, title, *_, **__: titles.append(title)
+    )
+    store = Store("store")
+    for value, kind in zip(FOUR, "cccc", strict=True):
+        fill(store, BASE.replace(weight_decay=value), kind, sweep="mixed")
+    said = run("lambda_opt.py", *SEARCH, "--seeds", "1", "--json", "answer.json").out
+    levels = json.loads((here / "answer.json").read_text())["environments"]
+    assert levels[GPU] > levels[CPU] > 0
+    assert f"MIXED ENVIRONMENTS: {levels[CPU]} levels of ({CPU})" in said
+    assert [title.endswith(" (levels of 2 environments)") for title in titles] == [True]
+    assert f"MIXED ENVIRONMENTS: 12 levels of ({CPU})" in run("tradeoff.py", "--store", "store").out

@@ -134,7 +134,7 @@ def test_levels_before_the_divergence_can_be_learnt_from(level, usable, tiny, st
         record = fake_record(teacher, number, 0.5, key=key)
         store.commit(level_record(**(vars(record) | {"diverged_after": 1 if number == 2 else None})), {})
     spec = tiny(teacher=TeacherRef(trial=teacher, level=level), alpha=0.5)
-    assert (store.teacher_fault(spec) is None) == usable
+    assert (store.diverged_teacher(spec) is None) == usable
     assert (store.teacher(spec) is not None) == usable
 
 

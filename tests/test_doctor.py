@@ -1,8 +1,6 @@
 """`python -m sdd_core doctor`: what it finds out on this machine, and what it says when something is wrong."""
 
 import json
-import runpy
-import sys
 
 import pytest
 import torch
@@ -159,10 +157,3 @@ def test_the_first_word_names_the_command(monkeypatch, arguments, command, rest)
     monkeypatch.setattr(f"sdd_core.commands.{command}.main", lambda given: seen.append(given) or 0)
     assert entry.main(arguments) == 0
     assert seen == [rest]
-
-
-def test_it_is_a_module_too(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["doctor", "--help"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("sdd_core.doctor", run_name="__main__")
-    assert ended.value.code == 0

@@ -1,6 +1,7 @@
 """Environment classes: what a level's bytes depend on beside its spec, and how a store keeps them apart."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -44,17 +45,10 @@ def begin_elsewhere(store, spec, from_level):
     curve = trajectory.run(spec, store, keep="all")
     for record in curve[from_level:]:
         weights = store.weights(record)
-        path = next((store_path(store) / "levels").rglob(f"{record.key}.json"))
-        path.unlink()
+        next((Path(store.url) / "levels").rglob(f"{record.key}.json")).unlink()
         foreign = dataclasses.replace(record, measured=record.measured | made_in("cuda", 1, "2.11.0"))
         Store(store.url).commit(foreign, weights)
     return curve
-
-
-def store_path(store):
-    from pathlib import Path
-
-    return Path(store.url)
 
 
 def test_a_curve_that_was_begun_elsewhere_goes_on_and_says_so(tiny, store):

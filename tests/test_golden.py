@@ -321,6 +321,14 @@ def test_distill_without_a_teacher(here):
     check_answer("distill_vanilla", "distill.py", *SMALL, "--alpha", "0", "--seeds", "1")
 
 
+def test_distill_with_students_that_diverged(here):
+    teacher = TEACHER.replace(model_options=(("hidden1", 500),))  # a dense level of its own
+    fill(Store(str(here / "store")), teacher, "c", levels=1)
+    fill_students(BASE, teacher, {"vanilla": "v", (0.8, "dense"): "v", (0.95, "dense"): "c"}, seeds=(0,))
+    how = ("--alpha", "0.8", "0.95", "--teacher", "dense", "--teacher-model-options", "hidden1=500", "--seeds", "1")
+    check_answer("distill_diverged", "distill.py", *SMALL, *how)
+
+
 def test_distill_on_noisy_labels_without_energy(here):
     """Also: the dense level and the pruned one are the same, and nothing that is said is the default."""
     teacher = TEACHER.replace(model_options=(("hidden1", 500),), data_seed=3)

@@ -214,6 +214,24 @@ def test_listeners_are_told_how_many_wait_and_when_it_changes(store):
     assert told[3:] == [(0, 0)]
 
 
+def test_a_warning_is_told_with_its_level_when_that_was_trained_and_not_when_it_was_read(store):
+    told = []
+
+    class Listener:
+        def warned(self, task, warning):
+            told.append((NAMES[task.spec], warning))
+
+        planned = started = level_finished = ended = failed = lambda self, *args, **kwargs: None
+
+    bench = Bench(store, Rounds([A, B]), listeners=[Listener()])
+    report = {"key": "k", "level": 1, "levels": 4, "sparsity": 0.2, "accuracy": 0.5, "seconds": 0.1}
+    report |= {"costs": vars(costs([])), "warning": "it rises"}
+    for trained in (True, False):
+        task = bench.queue.take()
+        bench.queue.level_finished(task, report | {"trained": trained})
+    assert told == [("A", "it rises")]
+
+
 # --- levels that trials share ---------------------------------------------------------------
 
 
@@ -345,6 +363,17 @@ def test_a_teacher_that_diverges_holds_back_its_students_and_nobody_else(known, 
     assert bench.outcome.diverged == {A.trial_id}
     assert "diverged at level 0" in bench.outcome.failures[A.trial_id]
     assert bench.outcome.held_back == {spec.trial_id: A.trial_id for spec in students[:2]}
+
+
+def test_of_a_chain_of_teachers_the_one_that_diverged_is_named(store):
+    middle = taught("dense")
+    student = taught("dense", middle, alpha=0.2)
+    record = fake_record(A, 0, 0.0, key=next(store.level_keys(A)))
+    store.commit(dataclasses.replace(record, diverged_after=1), {})
+    bench = Bench(store, Rounds([student]))
+    assert bench.run() == []
+    assert list(bench.outcome.failures) == [A.trial_id]
+    assert bench.outcome.held_back == {student.trial_id: A.trial_id}
 
 
 # --- failures, the end ----------------------------------------------------------------------

@@ -70,6 +70,7 @@ def test_bad_grids_are_refused(bad):
         (2, "d...d.dc...x.", (9,)),  # so for a collapsed one
         (2, "d...d.dc...v.", (9,)),  # and for one that diverged
         (2, "d.v.d....c...", (6, 7)),  # one that diverged below is no evidence
+        (2, "xxxx", ()),  # nothing is usable: answered
         (2, "v...d........", ()),  # a base that diverged: answered
         (2, "c...c........", ()),
         (2, "c...d........", (2,)),

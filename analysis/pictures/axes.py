@@ -24,7 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
 
 from sdd_core.reading import Reading
-from sdd_core.record import Curve, LevelRecord
+from sdd_core.record import Curve, LevelRecord, mostly_diverged
 
 DPI: Final = 144
 WIDTH: Final = 10.0  # inches: 1440 pixels
@@ -186,7 +186,7 @@ def median_dip(curves: Sequence[Curve], reading: Reading, which: str = "dip") ->
 
 def dip_text(curves: Sequence[Curve], reading: Reading, which: str = "dip", bound: str = "") -> str:
     """An arm's median dip in points, as a key writes it; of an arm most of whose seeds diverged there is none."""
-    if sum(curve[-1].diverged for curve in curves) > len(curves) / 2:
+    if mostly_diverged(curves):
         return "diverged"
     return f"{bound}{100 * median_dip(curves, reading, which):.1f}"
 

@@ -28,6 +28,7 @@ from analysis.pictures.axes import (
     WIDTH,
     Line,
     deciding_split,
+    dip_text,
     draw_panel,
     figure_key,
     mark,
@@ -223,9 +224,7 @@ def _draw(
         lines.append(Line(look.name, cell.curves, look.colour, look.dashes, look.marker))
     draw_panel(axes, lines, reading, band=0.18 if len(lines) <= 4 else 0.08)
     dips = [median_dip(line.curves, reading) for line in lines]
-    texts = [
-        (f"{line.name}: " if named else "") + f"{100 * depth:.1f}" for line, depth in zip(lines, dips, strict=True)
-    ]
+    texts = [(f"{line.name}: " if named else "") + dip_text(line.curves, reading) for line in lines]
     handles = [line.handle(text) for line, text in zip(lines, texts, strict=True)]
     if named:
         key = axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=TEXT, frameon=False,

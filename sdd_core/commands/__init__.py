@@ -1,1 +1,1 @@
-"""What `python -m sdd_core [trajectory|verify|doctor|cost|download]` runs; the last three are modules, too."""
+"""What `python -m sdd_core [trajectory|verify|doctor|cost|download]`, `-m sdd_core.cost` and `.download` run."""

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         teacher = store.teacher_needed(spec)
-        if teacher is not None and store.teacher_fault(spec) is None:
+        if teacher is not None and store.diverged_teacher(spec) is None:
             run(teacher.trial, teacher.last_level, "teacher")
         records = run(spec, None, "trial")
     except SpecError as error:

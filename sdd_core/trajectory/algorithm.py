@@ -85,8 +85,8 @@ class _Runs:
     ) -> list[LevelRecord]:
         """Algorithm 1; the arguments are those of the module's `run`."""
         self._run_teachers_of(spec)
-        if (fault := self.store.teacher_fault(spec)) is not None:
-            raise SpecError([f"teacher: {fault}"])
+        if (diverged := self.store.diverged_teacher(spec)) is not None:
+            raise SpecError([f"teacher {diverged.trial.trial_id}: {diverged.reason}"])
         networks = Networks(spec, self.store, self.data)
         curve = networks.curve
         for level, key in enumerate(self.store.level_keys(spec)):

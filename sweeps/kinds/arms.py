@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
-from analysis.report import TrialResult, mostly_diverged, read
+from analysis.report import TrialResult, read
 from analysis.terminal import count
 from sdd_core import spec
 from sdd_core.reading import Reading
-from sdd_core.record import LevelRecord
+from sdd_core.record import LevelRecord, mostly_diverged
 from sdd_core.spec import TrialSpec
 from sdd_core.store import Store
 from sweeps.kinds import figures
@@ -36,7 +36,7 @@ class ArmResult:
     @property
     def diverged(self) -> bool:
         """Whether most of its trials have diverged."""
-        return mostly_diverged(self.trials)
+        return mostly_diverged([result.curve for result in self.trials])
 
     def is_clean(self, tolerance: float) -> bool:
         """Whether its networks can be used and their median dip counts as none."""

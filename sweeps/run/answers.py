@@ -10,6 +10,7 @@ from typing import Any, Final
 
 PROVENANCE: Final = ("environments", "levels_from")
 """Keys of an answer that say where its levels come from, which nothing decides."""
+_MISSING: Final = "nothing"
 
 
 def write(path: Path, form: Mapping[str, Any]) -> None:
@@ -40,9 +41,6 @@ def _differences(held: Any, now: Any, place: str) -> list[str]:
     else:
         return [f"{place}: {held!r} in the file, {now!r} by the records"]
     return [line for one, other, where in pairs for line in _differences(one, other, where)]
-
-
-_MISSING: Final = "nothing"
 
 
 def _close(held: Any, now: Any) -> bool:

@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from sdd_core.spec import TeacherRef, TrialSpec
-from sdd_core.store import Store
+from sdd_core.store import Diverged, Store
 from sweeps.run.outcome import Budget, Listener, Outcome
 from sweeps.sweep import Plan, Task
 
@@ -252,16 +252,15 @@ class Queue:
 
     def _place(self, jobs: Iterable[_Job]) -> None:
         """Let each job wait for its teacher, or for a worker when its teacher is there or it has none."""
-        needs: dict[TeacherRef, Task | str | None] = {}
+        needs: dict[TeacherRef, Task | Diverged | None] = {}
         for job in jobs:
             task = self._teacher_task(job.task.spec, needs)
             if task is None:
                 self._make_ready([job])
                 continue
-            if isinstance(task, str):
-                assert job.task.spec.teacher is not None
-                teacher_id = job.task.spec.teacher.trial.trial_id
-                self.outcome.failures.setdefault(teacher_id, task)
+            if isinstance(task, Diverged):
+                teacher_id = task.trial.trial_id
+                self.outcome.failures.setdefault(teacher_id, task.reason)
                 self.outcome.diverged.add(teacher_id)
                 self._hold_back(job, teacher_id)
                 continue
@@ -275,10 +274,10 @@ class Queue:
             if not known:
                 self._make_ready([teacher])
 
-    def _teacher_task(self, spec: TrialSpec, needs: dict[TeacherRef, Task | str | None]) -> Task | str | None:
+    def _teacher_task(self, spec: TrialSpec, needs: dict[TeacherRef, Task | Diverged | None]) -> Task | Diverged | None:
         """What has to run before a trial: its teacher's (or its teacher's teacher's) trial, as far as it is needed.
 
-        Or, in words, why it can never be there: its training diverged.
+        Or the teacher that can never be there, because its training diverged.
 
         None when nothing has to, or when that has run already: a GPU does not make dropped weights again byte
         for byte, and then each student makes them for itself. `needs` remembers the answers for a while.
@@ -289,7 +288,7 @@ class Queue:
             need = self.store.teacher_needed(spec)
             task = Task(need.trial, None, need.last_level) if need is not None else None
             ready = task is None or self._ended[task]
-            needs[spec.teacher] = self.store.teacher_fault(spec) or (None if ready else task)
+            needs[spec.teacher] = self.store.diverged_teacher(spec) or (None if ready else task)
         return needs[spec.teacher]
 
     def _let_students_go_on(self, teacher: _Job) -> None:

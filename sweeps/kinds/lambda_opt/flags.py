@@ -152,9 +152,8 @@ def optuna_url(search: Search) -> str:
 
 
 def _range(reader: Reader, search: Search, spec: TrialSpec) -> tuple[float, float]:
-    otherwise = spec.weight_decay or 1e-4, 1000 * (spec.weight_decay or 1e-4)
     low, high = search.weight_decay_range or (spec.weight_decay, 1000 * spec.weight_decay)
     if not low < high:
         reader.faults.append(f"weight_decay_range {low:g} {high:g}: must be two numbers with 0 <= LOW < HIGH")
-        return otherwise
+        return 1e-4, 0.1  # the command is refused; with any range its other flags can be checked too
     return low, high
