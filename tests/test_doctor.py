@@ -146,6 +146,7 @@ def test_a_real_gpu(precision, optimizer):
     ("arguments", "command", "rest"),
     [
         (["doctor", "--json", "-"], "doctor", ["--json", "-"]),
+        (["verify", "--sample", "5"], "verify", ["--sample", "5"]),
         (["cost", "--json"], "cost", ["--json"]),
         (["trajectory", "--epochs", "1"], "trajectory", ["--epochs", "1"]),
         (["--epochs", "1"], "trajectory", ["--epochs", "1"]),

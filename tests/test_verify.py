@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import runpy
-import sys
 
 import pytest
 
@@ -261,14 +259,3 @@ def refused(capsys, url, *arguments):
         verify.main(["--store", url, *arguments])
     assert ended.value.code == 2
     return capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "prog"), [(["verify"], "sdd_core verify "), (["trajectory"], "sdd_core "), ([], "sdd_core ")]
-)
-def test_the_first_word_names_the_command(monkeypatch, capsys, words, prog):
-    monkeypatch.setattr(sys, "argv", ["sdd_core", *words, "--help"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("sdd_core", run_name="__main__")
-    assert ended.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: python -m {prog}[-h]")
